@@ -1,0 +1,91 @@
+//! What a device is to a transport.
+
+use std::sync::Arc;
+
+/// Where a split virtqueue lies, as the driver programmed it (virtio 2.7, "Split Virtqueues").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLayout {
+    /// Index of the queue.
+    pub index: u16,
+    /// Number of descriptors: a power of two, at most the device's maximum.
+    pub size: u16,
+    /// Address of the descriptor table, as the device must access it (GPA, or IOVA behind an IOMMU).
+    pub desc: u64,
+    /// Address of the available ring.
+    pub avail: u64,
+    /// Address of the used ring.
+    pub used: u64,
+}
+
+/// What the driver settled on before it set DRIVER_OK.
+#[derive(Clone, Debug)]
+pub struct Activation {
+    /// Negotiated feature bits.
+    pub features: u64,
+    /// The enabled queues, in index order; queues the driver left disabled are absent.
+    pub queues: Vec<QueueLayout>,
+}
+
+/// A device refused to start with what the driver programmed; the transport sets DEVICE_NEEDS_RESET.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot activate {device}: {reason}")]
+pub struct ActivateError {
+    /// Which device.
+    pub device: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// How a device tells its driver that something happened.
+pub trait Interrupt: Send + Sync {
+    /// Buffers of this queue were used.
+    fn queue(&self, index: u16);
+    /// The configuration changed, or DEVICE_NEEDS_RESET was set.
+    fn config(&self);
+}
+
+/// An interrupt line nobody listens to: for drivers that poll.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoInterrupt;
+
+impl Interrupt for NoInterrupt {
+    fn queue(&self, _index: u16) {}
+    fn config(&self) {}
+}
+
+/// A virtio device, whatever transport it sits behind.
+///
+/// Calls may come from several threads (several vCPUs); the transport serialises everything but `notify`.
+pub trait VirtioDevice: Send + Sync {
+    /// Virtio device ID.
+    fn device_id(&self) -> u32;
+
+    /// Feature bits offered, VERSION_1 included.
+    fn features(&self) -> u64;
+
+    /// Maximum size of each queue; its length is the number of queues.
+    fn queue_max_sizes(&self) -> &[u16];
+
+    /// Fills `data` from device-specific configuration space at `offset` (bytes); what lies outside reads as zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Writes device-specific configuration space; writes to read-only fields are ignored.
+    fn write_config(&self, offset: u64, data: &[u8]);
+
+    /// DRIVER_OK: the device starts to serve its queues.
+    ///
+    /// # Errors
+    /// When the layout cannot be served (a ring outside memory, say).
+    fn activate(&self, activation: Activation, interrupt: Arc<dyn Interrupt>) -> Result<(), ActivateError>;
+
+    /// The driver kicked queue `index`. Spurious kicks and kicks of unknown queues are ignored.
+    fn notify(&self, index: u16);
+
+    /// Device reset: when it returns, no queue is touched any more.
+    fn reset(&self);
+
+    /// Whether the device has failed in a way only a reset mends (DEVICE_NEEDS_RESET).
+    fn needs_reset(&self) -> bool {
+        false
+    }
+}

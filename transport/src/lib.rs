@@ -1,0 +1,9 @@
+//! Device-side virtio transports: one layer under every virtio device of this project.
+//!
+//! A device implements [`VirtioDevice`]; a transport (virtio-mmio here, virtio-pci its sibling) owns the registers,
+//! negotiates features, collects the queue addresses and calls the device. A kick reaches the device as
+//! [`VirtioDevice::notify`], on whatever thread wrote the notify register; [`service`] decides where the work runs.
+
+mod device;
+
+pub use device::{ActivateError, Activation, Interrupt, NoInterrupt, QueueLayout, VirtioDevice};

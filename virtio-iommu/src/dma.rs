@@ -1,0 +1,117 @@
+//! How a queue or an endpoint reaches memory: directly by guest-physical address, or translated by the IOMMU.
+
+use thiserror::Error;
+use vm_memory::VolatileSlice;
+
+/// What an access does to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// The device reads guest memory.
+    Read,
+    /// The device writes guest memory.
+    Write,
+}
+
+/// An access that memory, or the IOMMU in front of it, refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DmaError {
+    /// The guest-physical address is not RAM.
+    #[error("guest-physical address {gpa:#x} is not RAM")]
+    NotRam {
+        /// The offending address.
+        gpa: u64,
+    },
+    /// The range wraps around the end of the address space.
+    #[error("{len} bytes at {addr:#x} wrap around the address space")]
+    Wraps {
+        /// Start of the access.
+        addr: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// The IOMMU refused: no domain, no mapping, or no permission. The fault has been recorded.
+    #[error("IOMMU fault at {addr:#x}")]
+    Fault {
+        /// The I/O virtual address.
+        addr: u64,
+    },
+    /// A ring index is not aligned as virtio demands.
+    #[error("{addr:#x} is not aligned to {align} bytes")]
+    Misaligned {
+        /// The offending address.
+        addr: u64,
+        /// The alignment asked for, in bytes.
+        align: usize,
+    },
+}
+
+/// Memory as a device sees it.
+///
+/// [`GuestRam`](crate::memory::GuestRam) is the direct kind; an endpoint's translated view is the other. A slice
+/// is valid for as long as the borrow of the view: for a translated view that is the guard's life, and no UNMAP
+/// completes before the guard is gone.
+pub trait DmaMemory {
+    /// The longest contiguous host-memory prefix of `[addr, addr + len)`, at least one byte and at most `len`.
+    ///
+    /// # Errors
+    /// When the first byte is out of reach, or the range wraps. `len` must not be zero (treated as one byte).
+    fn slice(&self, addr: u64, len: u64, access: Access) -> Result<VolatileSlice<'_>, DmaError>;
+
+    /// Calls `f` with each contiguous piece of `[addr, addr + len)` in order.
+    ///
+    /// # Errors
+    /// As [`slice`](Self::slice); pieces before the failing address have been visited.
+    fn for_each_piece(
+        &self,
+        addr: u64,
+        len: u64,
+        access: Access,
+        mut f: impl FnMut(VolatileSlice<'_>),
+    ) -> Result<(), DmaError>
+    where
+        Self: Sized,
+    {
+        if len == 0 {
+            return Ok(());
+        }
+        addr.checked_add(len - 1).ok_or(DmaError::Wraps { addr, len })?;
+        let mut done = 0;
+        while done < len {
+            let piece = self.slice(addr + done, len - done, access)?;
+            done += piece.len() as u64;
+            f(piece);
+        }
+        Ok(())
+    }
+
+    /// Copies `buf.len()` bytes out of memory.
+    ///
+    /// # Errors
+    /// As [`slice`](Self::slice); `buf` may be partly filled.
+    fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), DmaError>
+    where
+        Self: Sized,
+    {
+        let mut done = 0;
+        self.for_each_piece(addr, buf.len() as u64, Access::Read, |piece| {
+            done += piece.copy_to(&mut buf[done..]);
+        })
+    }
+
+    /// Copies `buf` into memory.
+    ///
+    /// # Errors
+    /// As [`slice`](Self::slice); what lies before the failing address has been written.
+    fn write(&self, addr: u64, buf: &[u8]) -> Result<(), DmaError>
+    where
+        Self: Sized,
+    {
+        let mut done = 0;
+        self.for_each_piece(addr, buf.len() as u64, Access::Write, |piece| {
+            let n = piece.len();
+            piece.copy_from(&buf[done..done + n]);
+            done += n;
+        })
+    }
+}
+
