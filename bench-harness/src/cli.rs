@@ -1,0 +1,274 @@
+//! The command line.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use thiserror::Error;
+
+use crate::duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  iommu-bench run netperf-strict                    what does strict mode cost?
+  iommu-bench run netperf-matrix --quick            all tests and modes, a few seconds
+  iommu-bench run netperf-strict --set message_bytes=65536 --json > run.json
+  iommu-bench list                                  the built-in scenarios
+  iommu-bench report results/runs/<RUN>             make the HTML report again
+
+Exit codes: 0 ok, 2 usage, 3 a prerequisite is missing on this machine,
+4 the run failed or could not be stored, 130 interrupted (partial result saved).";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  iommu-bench run netperf-strict --duration 2s
+  iommu-bench run netperf-matrix --modes off,strict --quick
+  iommu-bench run ./mine.toml --set mtu=9000 --set flows=4 --out /tmp/runs
+  iommu-bench run netperf-strict --packets 10000 --seed 7 --json   exact counts, repeatable";
+
+/// Measures what I/O address translation costs, and where.
+#[derive(Debug, Parser)]
+#[command(name = "iommu-bench", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a scenario, print a summary, store the result and its report
+    Run(Box<RunArgs>),
+    /// List the built-in scenarios
+    List(ListArgs),
+    /// Print a scenario as TOML, with the cases it expands to
+    Show(ShowArgs),
+    /// Make report.html of a stored run again
+    Report(ReportArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub(crate) struct RunArgs {
+    /// Name of a built-in scenario, or a scenario file ending in .toml
+    #[arg(value_name = "SCENARIO|FILE.toml", value_hint = ValueHint::FilePath)]
+    pub(crate) scenario: String,
+    /// Where the scenario runs
+    #[arg(long, value_enum, default_value_t = MachineKind::Local)]
+    pub(crate) machine: MachineKind,
+    /// What does the DMA: emulated, passthrough, passthrough=BDF, or all
+    #[arg(long, value_name = "KIND", default_value = "emulated")]
+    pub(crate) endpoint: EndpointKind,
+    /// Only these modes, comma-separated: off, identity, lazy, strict
+    #[arg(long, value_name = "MODE,…", value_delimiter = ',')]
+    pub(crate) modes: Vec<String>,
+    /// Measured time of each case, such as 500ms, 2s or 1m30s [default: the scenario's]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, conflicts_with = "packets")]
+    pub(crate) duration: Option<Duration>,
+    /// Exactly N packets (or round trips) a case, inline service, virtual clock: repeatable counts, no times
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub(crate) packets: Option<u64>,
+    /// A short run for a first look: wide intervals
+    #[arg(long, conflicts_with_all = ["duration", "packets"])]
+    pub(crate) quick: bool,
+    /// Seed of every random choice [default: the scenario's]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Folder that gets a new folder for this run
+    #[arg(long, value_name = "DIR", default_value = "results/runs", value_hint = ValueHint::DirPath)]
+    pub(crate) out: PathBuf,
+    /// Change a parameter of the scenario; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<Setting>,
+    /// Attach kernel probes: when they are available, always, or never
+    #[arg(long, value_enum, default_value_t = Probes::Auto)]
+    pub(crate) probes: Probes,
+    /// Print the result as JSON on standard output; what is for people goes to standard error
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print errors only (and the JSON with --json)
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// Test hook: fail on purpose while the run is on.
+    #[arg(long, hide = true, value_enum)]
+    pub(crate) inject: Option<Inject>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// Name of a built-in scenario, or a scenario file ending in .toml
+    #[arg(value_name = "SCENARIO|FILE.toml", value_hint = ValueHint::FilePath)]
+    pub(crate) scenario: String,
+    /// As JSON: the cases with their parameters
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The run's folder, its run.json, or its name in the store
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) run: PathBuf,
+    /// Store in which a name is looked up
+    #[arg(long, value_name = "DIR", default_value = "results/runs", value_hint = ValueHint::DirPath)]
+    pub(crate) out: PathBuf,
+    /// Print the run as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// Which shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// Where a scenario runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MachineKind {
+    /// In this process: driver, device and endpoint over shared guest memory; no kernel, VFIO or KVM in the path
+    Local,
+    /// A bare payload under /dev/kvm
+    Kvm,
+    /// A Linux guest whose own driver uses the device
+    Guest,
+    /// An emulated host with a hardware IOMMU and VFIO
+    Lab,
+}
+
+/// Which endpoints do the DMA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum EndpointKind {
+    /// The project's own device models.
+    Emulated,
+    /// A real device through VFIO, by PCI address or the first one found.
+    Passthrough(Option<String>),
+    /// All of them.
+    All,
+}
+
+/// `--endpoint` with something else.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("expected emulated, passthrough, passthrough=BDF (such as passthrough=0000:01:00.0) or all")]
+pub(crate) struct UnknownEndpoint;
+
+impl FromStr for EndpointKind {
+    type Err = UnknownEndpoint;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            None if text == "emulated" => Ok(Self::Emulated),
+            None if text == "passthrough" => Ok(Self::Passthrough(None)),
+            None if text == "all" => Ok(Self::All),
+            Some(("passthrough", bdf)) if is_bdf(bdf) => Ok(Self::Passthrough(Some(bdf.to_owned()))),
+            _ => Err(UnknownEndpoint),
+        }
+    }
+}
+
+/// `[DDDD:]BB:DD.F`
+fn is_bdf(text: &str) -> bool {
+    let hex = |part: &str, len: usize| part.len() == len && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let Some((rest, function)) = text.rsplit_once('.') else { return false };
+    let parts: Vec<&str> = rest.split(':').collect();
+    let address = match parts[..] {
+        [bus, device] => hex(bus, 2) && hex(device, 2),
+        [domain, bus, device] => hex(domain, 4) && hex(bus, 2) && hex(device, 2),
+        _ => false,
+    };
+    address && matches!(function.as_bytes(), [b'0'..=b'7'])
+}
+
+/// One `--set`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    /// Parameter.
+    pub(crate) key: String,
+    /// Its new value, as typed.
+    pub(crate) value: String,
+}
+
+/// `--set` without a key or a value.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("expected KEY=VALUE, such as message_bytes=1448")]
+pub(crate) struct NotASetting;
+
+impl FromStr for Setting {
+    type Err = NotASetting;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() && !value.trim().is_empty() => {
+                Ok(Self { key: key.trim().to_owned(), value: value.trim().to_owned() })
+            }
+            _ => Err(NotASetting),
+        }
+    }
+}
+
+/// Whether kernel probes are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Probes {
+    /// Those that can be attached; the others are listed with the reason
+    Auto,
+    /// As auto, with a warning when none can be attached
+    On,
+    /// None
+    Off,
+}
+
+/// Failures that tests provoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Inject {
+    /// The driver thread panics after a few slices.
+    DriverPanic,
+    /// A service thread panics after a few slices.
+    ServicePanic,
+    /// The driver thread never comes back from a slice.
+    Hang,
+    /// A payload byte changes on its way.
+    Corrupt,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn endpoints() {
+        assert_eq!("emulated".parse(), Ok(EndpointKind::Emulated));
+        assert_eq!("all".parse(), Ok(EndpointKind::All));
+        assert_eq!("passthrough".parse(), Ok(EndpointKind::Passthrough(None)));
+        let bdf = "0000:01:00.0".to_owned();
+        assert_eq!("passthrough=0000:01:00.0".parse(), Ok(EndpointKind::Passthrough(Some(bdf))));
+        for text in ["", "emulate", "passthrough=", "passthrough=1", "passthrough=00:01.9", "emulated=1"] {
+            assert_eq!(text.parse::<EndpointKind>(), Err(UnknownEndpoint), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn settings() {
+        let set = |key: &str, value: &str| Ok(Setting { key: key.to_owned(), value: value.to_owned() });
+        assert_eq!("mtu=9000".parse(), set("mtu", "9000"));
+        assert_eq!("a=b=c".parse(), set("a", "b=c"));
+        for text in ["", "mtu", "=9000", "mtu="] {
+            assert_eq!(text.parse::<Setting>(), Err(NotASetting), "{text:?}");
+        }
+    }
+}

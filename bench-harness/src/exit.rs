@@ -1,0 +1,25 @@
+//! What the process tells the shell: one code a meaning.
+
+use std::process::ExitCode;
+
+/// Exit codes of every subcommand; scripts rely on them (`docs/cli.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// Done.
+    Ok = 0,
+    /// The command line, or a scenario it names, is wrong; nothing was run.
+    Usage = 2,
+    /// Something this machine, or this build, does not have is needed; nothing was run.
+    Prerequisite = 3,
+    /// The run failed, or its result could not be stored.
+    Failed = 4,
+    /// Interrupted; what had been measured is saved.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
