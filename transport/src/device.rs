@@ -63,11 +63,24 @@ pub trait VirtioDevice: Send + Sync {
     /// Feature bits offered, VERSION_1 included.
     fn features(&self) -> u64;
 
+    /// Whether the device can work with the features the driver acknowledged; the transport has already refused bits
+    /// that were not offered, and the lack of VERSION_1. `false` refuses FEATURES_OK (virtio 3.1.1, 2.2.2): that is
+    /// the place to insist on ACCESS_PLATFORM, or on bits that depend on each other.
+    fn accepts_features(&self, acknowledged: u64) -> bool {
+        let _ = acknowledged;
+        true
+    }
+
     /// Maximum size of each queue; its length is the number of queues.
     fn queue_max_sizes(&self) -> &[u16];
 
     /// Fills `data` from device-specific configuration space at `offset` (bytes); what lies outside reads as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Changes whenever configuration space changes by the device's own doing (virtio 2.5.1).
+    fn config_generation(&self) -> u32 {
+        0
+    }
 
     /// Writes device-specific configuration space; writes to read-only fields are ignored.
     fn write_config(&self, offset: u64, data: &[u8]);

@@ -1,9 +1,15 @@
 //! Device-side virtio transports: one layer under every virtio device of this project.
 //!
-//! A device implements [`VirtioDevice`]; a transport (virtio-mmio here, virtio-pci its sibling) owns the registers,
-//! negotiates features, collects the queue addresses and calls the device. A kick reaches the device as
+//! A device implements [`VirtioDevice`]; a transport ([`MmioTransport`] here, virtio-pci its sibling) owns the
+//! registers, negotiates features, collects the queue addresses and calls the device. A kick reaches the device as
 //! [`VirtioDevice::notify`], on whatever thread wrote the notify register; [`service`] decides where the work runs.
 
+mod complaints;
 mod device;
+pub mod mmio;
+pub mod service;
 
+pub use complaints::Complaints;
 pub use device::{ActivateError, Activation, Interrupt, NoInterrupt, QueueLayout, VirtioDevice};
+pub use mmio::MmioTransport;
+pub use service::{Progress, QueueWorker, Service, ServiceError, ServiceMode};
