@@ -1,1 +1,23 @@
-//! (skeleton)
+//! Versioned schema and append-only store of benchmark runs.
+//!
+//! - [`schema`]: the types of `run.json`, schema [`SCHEMA`], and what makes one valid.
+//! - [`histogram`]: full-resolution latency histograms and their summaries.
+//! - [`environment`]: what the machine is, each fact with the reason where it could not be read.
+//! - [`store`]: one new folder a run, written under a temporary name and renamed when complete.
+
+pub mod environment;
+pub mod histogram;
+pub mod names;
+pub mod schema;
+pub mod store;
+pub mod validate;
+
+pub use environment::{Environment, Fact, revision};
+pub use histogram::{Histogram, HistogramSummary};
+pub use jiff::Timestamp;
+pub use schema::{
+    Case, EndpointKind, Machine, Metric, Mode, Overhead, Param, ProbeAttached, ProbeSkipped, Probes,
+    Relative, Run, SCHEMA,
+};
+pub use store::{Histograms, RunFolder, Store, StoreError, StoredRun};
+pub use validate::{Invalid, LoadError};

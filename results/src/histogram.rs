@@ -1,0 +1,207 @@
+//! Latency histograms at full resolution, and the summaries that `run.json` carries.
+
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
+use serde::{Deserialize, Serialize};
+
+/// The largest value that is kept apart: two hours in nanoseconds. Anything above is recorded as this.
+pub const HIGHEST_NS: u64 = 2 * 3600 * 1_000_000_000;
+
+/// Why bytes are no histogram, or a histogram could not be turned into bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum HistogramError {
+    /// Not an HdrHistogram V2 payload, or cut off.
+    #[error("not a readable HdrHistogram: {0:?}")]
+    Decode(hdrhistogram::serialization::DeserializeError),
+    /// Compression failed.
+    #[error("the histogram cannot be written: {0}")]
+    Encode(hdrhistogram::serialization::V2DeflateSerializeError),
+}
+
+/// Values in nanoseconds, three significant digits, from 1 ns to [`HIGHEST_NS`].
+///
+/// A recording is an index computation and an addition. Merging is lossless, so each thread or slice may have its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram(hdrhistogram::Histogram<u64>);
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Histogram {
+    /// An empty histogram.
+    pub fn new() -> Self {
+        // The constructor refuses only a highest value below twice the lowest or more than five digits: constants here.
+        #[allow(clippy::expect_used, reason = "constant arguments, checked by a test")]
+        let inner =
+            hdrhistogram::Histogram::new_with_bounds(1, HIGHEST_NS, 3).expect("constant bounds are valid");
+        Self(inner)
+    }
+
+    /// Records one value in nanoseconds; above [`HIGHEST_NS`] it saturates.
+    pub fn record(&mut self, value_ns: u64) {
+        self.0.saturating_record(value_ns);
+    }
+
+    /// Records `count` operations that took `value_ns` each.
+    pub fn record_n(&mut self, value_ns: u64, count: u64) {
+        self.0.saturating_record_n(value_ns, count);
+    }
+
+    /// Adds every value of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        for value in other.0.iter_recorded() {
+            self.0.saturating_record_n(value.value_iterated_to(), value.count_at_value());
+        }
+    }
+
+    /// Forgets every value, keeps the memory.
+    pub fn clear(&mut self) {
+        self.0.reset();
+    }
+
+    /// How many values were recorded.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// No value was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The value in nanoseconds at or below which `quantile` (0 to 1) of the values lie; `None` when empty.
+    pub fn quantile(&self, quantile: f64) -> Option<u64> {
+        (!self.is_empty()).then(|| self.0.value_at_quantile(quantile.clamp(0.0, 1.0)))
+    }
+
+    /// The figures for `run.json`, or `None` when nothing was recorded: a latency that does not exist is not 0.
+    pub fn summary(&self) -> Option<HistogramSummary> {
+        if self.is_empty() {
+            return None;
+        }
+        let at = |quantile| self.0.value_at_quantile(quantile);
+        Some(HistogramSummary {
+            unit: crate::names::NANOSECONDS.to_owned(),
+            count: self.0.len(),
+            min: self.0.min(),
+            mean: self.0.mean(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            p9999: at(0.9999),
+            max: self.0.max(),
+        })
+    }
+
+    /// HdrHistogram's V2 encoding, deflated: what other HdrHistogram tools read.
+    ///
+    /// # Errors
+    /// [`HistogramError::Encode`] when the compressor fails.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, HistogramError> {
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new().serialize(&self.0, &mut bytes).map_err(HistogramError::Encode)?;
+        Ok(bytes)
+    }
+
+    /// Reads V2 or deflated V2.
+    ///
+    /// # Errors
+    /// [`HistogramError::Decode`] when the bytes are neither, or are cut off.
+    pub fn from_bytes(mut bytes: &[u8]) -> Result<Self, HistogramError> {
+        Deserializer::new().deserialize(&mut bytes).map(Self).map_err(HistogramError::Decode)
+    }
+}
+
+/// The figures of one histogram, in `unit`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistogramSummary {
+    /// Always `ns` today.
+    pub unit: String,
+    /// How many values were recorded.
+    pub count: u64,
+    /// Smallest value.
+    pub min: u64,
+    /// Arithmetic mean.
+    pub mean: f64,
+    /// Median.
+    pub p50: u64,
+    /// 90th percentile.
+    pub p90: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// 99.9th percentile.
+    pub p999: u64,
+    /// 99.99th percentile.
+    pub p9999: u64,
+    /// Largest value.
+    pub max: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summary_of_one_to_ten_thousand() {
+        let mut histogram = Histogram::new();
+        (1..=10_000).for_each(|value| histogram.record(value));
+        let summary = histogram.summary().unwrap();
+        assert_eq!((summary.count, summary.min), (10_000, 1));
+        // Three significant digits: within 0.1 % of the exact order statistic.
+        for (found, exact) in [
+            (summary.p50, 5_000.0),
+            (summary.p90, 9_000.0),
+            (summary.p99, 9_900.0),
+            (summary.p999, 9_990.0),
+            (summary.p9999, 9_999.0),
+            (summary.max, 10_000.0),
+        ] {
+            assert!((found as f64 / exact - 1.0).abs() <= 1e-3, "{found} vs {exact}");
+        }
+        assert!((summary.mean - 5_000.5).abs() < 5.0);
+    }
+
+    #[test]
+    fn empty_has_no_summary() {
+        assert_eq!(Histogram::new().summary(), None);
+        assert_eq!(Histogram::new().quantile(0.5), None);
+    }
+
+    #[test]
+    fn saturates_instead_of_losing() {
+        let mut histogram = Histogram::new();
+        histogram.record(u64::MAX);
+        histogram.record(0);
+        assert_eq!(histogram.count(), 2);
+        assert!(histogram.quantile(1.0).unwrap() >= HIGHEST_NS);
+        assert_eq!(histogram.quantile(0.0), Some(0));
+    }
+
+    #[test]
+    fn merge_is_recording_both() {
+        let (mut both, mut left, mut right) = (Histogram::new(), Histogram::new(), Histogram::new());
+        for value in [3, 700, 70_000, 1 << 40] {
+            left.record_n(value, 3);
+            right.record(value + 11);
+            both.record_n(value, 3);
+            both.record(value + 11);
+        }
+        left.merge(&right);
+        assert_eq!(left.summary().unwrap(), both.summary().unwrap());
+    }
+
+    #[test]
+    fn bytes_round_trip_and_damage_is_refused() {
+        let mut histogram = Histogram::new();
+        (0..2_000_u64).for_each(|i| histogram.record(i * i));
+        let bytes = histogram.to_bytes().unwrap();
+        assert_eq!(Histogram::from_bytes(&bytes).unwrap().summary(), histogram.summary());
+        assert!(Histogram::from_bytes(&bytes[..bytes.len() / 2]).is_err());
+        assert!(Histogram::from_bytes(b"not a histogram").is_err());
+        assert!(Histogram::from_bytes(&[]).is_err());
+    }
+}

@@ -1,0 +1,49 @@
+//! The names that `run.json` uses for metrics, histograms and counts.
+//!
+//! Scripts rely on them: a name changes only with a new schema number.
+
+/// Metric: payload bytes moved, bytes/s.
+pub const THROUGHPUT: &str = "throughput";
+/// Metric: completed round trips, 1/s.
+pub const TRANSACTIONS: &str = "transactions";
+/// Metric: processor time that the guest side, the device and the endpoint spend on one packet, ns.
+pub const CPU_PER_PACKET: &str = "cpu_per_packet";
+
+/// Unit of [`THROUGHPUT`].
+pub const BYTES_PER_SECOND: &str = "bytes/s";
+/// Unit of [`TRANSACTIONS`].
+pub const PER_SECOND: &str = "1/s";
+/// Unit of [`CPU_PER_PACKET`] and of every histogram.
+pub const NANOSECONDS: &str = "ns";
+
+/// Histogram: from the driver's decision to map a buffer until the IOVA may be used, ns.
+pub const MAP_LATENCY: &str = "map_latency";
+/// Histogram: from the driver's decision to unmap a buffer until the call returns, ns.
+pub const UNMAP_LATENCY: &str = "unmap_latency";
+/// Histogram: one DMA access of the endpoint, translation included, ns.
+pub const DMA_LATENCY: &str = "dma_latency";
+/// Histogram: the device's own work on one request, from decoding to the written status, ns.
+pub const REQUEST_SERVICE: &str = "request_service";
+/// Histogram: how long one batch waits until no endpoint uses a removed mapping any more, ns.
+pub const GRACE_WAIT: &str = "grace_wait";
+
+/// Count: packets sent and received by the network endpoint.
+pub const PACKETS: &str = "packets";
+/// Count: MAP requests.
+pub const REQUESTS_MAP: &str = "requests_map";
+/// Count: UNMAP requests.
+pub const REQUESTS_UNMAP: &str = "requests_unmap";
+/// Count: writes to the IOMMU's doorbell.
+pub const KICKS_IOMMU: &str = "kicks_iommu";
+/// Count: writes to the endpoint's doorbell.
+pub const KICKS_ENDPOINT: &str = "kicks_endpoint";
+/// Count: invalidations that the guest waited for.
+pub const INVALIDATIONS: &str = "invalidations";
+/// Count: fault records delivered.
+pub const FAULTS: &str = "faults";
+/// Count: faults for which the event queue had no buffer.
+pub const FAULTS_DROPPED: &str = "faults_dropped";
+/// Count: payload bytes moved.
+pub const BYTES_MOVED: &str = "bytes_moved";
+/// Count: payload bytes whose checksum was verified at the receiver.
+pub const BYTES_VERIFIED: &str = "bytes_verified";
