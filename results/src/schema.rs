@@ -50,7 +50,7 @@ pub struct Run {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
-    /// Unique in the run; letters, digits and `._=+-/`.
+    /// Unique in the run; letters, digits and `._=+-,:/`.
     pub id: String,
     /// What did the DMA.
     pub endpoint: EndpointKind,

@@ -272,9 +272,14 @@ fn name(field: &str, text: &str) -> Result<(), Invalid> {
     check(field, text, "printable characters", |c| !c.is_control())
 }
 
-/// A name that becomes part of a path of several segments.
+/// A name that becomes part of a file's name once its slashes are replaced.
 fn path_name(field: &str, text: &str) -> Result<(), Invalid> {
-    check(field, text, "letters, digits and ._=+-/", |c| c.is_ascii_alphanumeric() || "._=+-/".contains(c))
+    let allowed = "letters, digits and ._=+-,:/ (no segment empty or starting with a dot)";
+    check(field, text, allowed, |c| c.is_ascii_alphanumeric() || "._=+-,:/".contains(c))?;
+    if text.split('/').any(|segment| segment.is_empty() || segment.starts_with('.')) {
+        return Err(Invalid::Name { field: field.to_owned(), name: text.to_owned(), allowed });
+    }
+    Ok(())
 }
 
 /// A name that becomes a file's name.

@@ -7,7 +7,7 @@ use iommu_results::{
     Timestamp,
 };
 
-pub fn started() -> Timestamp {
+pub(crate) fn started() -> Timestamp {
     "2031-05-06T07:08:09.010Z".parse().unwrap()
 }
 
@@ -28,7 +28,7 @@ fn case(id: &str, mode: Mode, throughput: f64) -> Case {
     case
 }
 
-pub fn sample(run_id: &str) -> Run {
+pub(crate) fn sample(run_id: &str) -> Run {
     let mut strict = case("tcp_stream/strict", Mode::Strict, 500.0);
     strict.histograms.insert(
         "map_latency".to_owned(),
