@@ -264,6 +264,12 @@ pub struct Guard<'p> {
 }
 
 impl Guard<'_> {
+    /// Whether the guard belongs to a participant of `epoch`.
+    #[inline(always)]
+    pub fn belongs_to(&self, epoch: &Epoch) -> bool {
+        Arc::ptr_eq(&self.participant.shared, &epoch.0)
+    }
+
     /// Hands over an object that has been unlinked from every shared place: it is dropped once no guard that could
     /// have found it is live.
     pub fn retire(&self, object: Retired) {

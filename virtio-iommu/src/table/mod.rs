@@ -1,7 +1,7 @@
 //! Mapping tables: one domain's I/O virtual addresses to guest-physical addresses.
 //!
-//! [`MappingTable`] is the trait; [`LockedTable`] is the simple implementation (an ordered map behind a lock, any
-//! granule down to one byte) and the shape the peers use. All methods take `&self`: any number of threads map,
+//! [`MappingTable`] is the trait; [`RadixTable`] is the lock-free implementation (granules of 4 KiB and up) and
+//! [`LockedTable`] the simple one (an ordered map behind a lock, any granule down to one byte). All methods take `&self`: any number of threads map,
 //! unmap and translate at once. A [`Guard`] pins the caller: what a translation returned stays valid
 //! until the guard is dropped, if the unmapper waits for a grace period before it says it is done.
 
@@ -11,8 +11,10 @@ use virtio_iommu_spec::{Gpa, Iova, IovaRange, request};
 use crate::{dma::Access, epoch::Guard};
 
 mod locked;
+mod radix;
 
 pub use locked::LockedTable;
+pub use radix::{BadGranule, MAX_GRANULE_SHIFT, MIN_GRANULE_SHIFT, RadixTable};
 
 /// What a mapping allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,0 +1,166 @@
+//! Tables go while the tree is in use: every entry of a table is frozen, then whoever gets there first puts what was
+//! left (nothing, or a copy) in the table's place. Anybody who meets a frozen entry can finish the job, so nobody
+//! waits for anybody.
+
+use arrayvec::ArrayVec;
+
+use super::{
+    RadixTable,
+    entry::{Entry, Word},
+    node::{FAN_OUT, NODE_BYTES, Node, Slot},
+    walk::{At, MAX_LEVELS, Step},
+};
+use crate::{epoch::Guard, sync::Ordering, table::MapError};
+
+/// Tables a tree may hold before it looks for empty ones.
+pub(super) const SWEEP_FLOOR: u64 = 64;
+
+impl RadixTable {
+    /// A table to be linked, within the cap; sweeps up empty ones when their number has doubled, or at the cap.
+    pub(super) fn new_node(&self, guard: &Guard<'_>) -> Result<Box<Node>, MapError> {
+        let count = self.nodes.fetch_add(1, Ordering::Relaxed) + 1;
+        let capped = count > self.max_nodes;
+        // At the cap a sweep is worth its time only if an UNMAP may have left empty tables since the last one.
+        if count > self.sweep_at.load(Ordering::Relaxed) || capped && self.emptied.swap(false, Ordering::Relaxed) {
+            self.sweep(guard);
+        }
+        if capped && self.nodes.load(Ordering::Relaxed) > self.max_nodes {
+            self.nodes.fetch_sub(1, Ordering::Relaxed);
+            return Err(MapError::OutOfMemory);
+        }
+        Ok(Node::new())
+    }
+
+    /// Called after a mapping at `va` is gone. Tables are kept for the next MAP, as strict mode wants it, unless the
+    /// tree is more than half way to its cap: then those that became empty go at once.
+    #[inline]
+    pub(super) fn tidy(&self, guard: &Guard<'_>, va: u64) {
+        if self.nodes.load(Ordering::Relaxed) > self.max_nodes / 2 {
+            self.prune(guard, va);
+        } else if !self.emptied.load(Ordering::Relaxed) {
+            self.emptied.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Unlinks the tables on the way to `va` that look empty, from the lowest up.
+    #[cold]
+    fn prune(&self, guard: &Guard<'_>, va: u64) {
+        let mut path: ArrayVec<(&Slot, Word, &Node), { MAX_LEVELS as usize }> = ArrayVec::new();
+        let (mut node, mut level) = (&*self.root, self.geometry.top());
+        loop {
+            let slot = node.slot(self.geometry.index(va, level));
+            let word = slot.load();
+            let Entry::Table(child) = word.entry(guard) else { break };
+            path.push((slot, word, child));
+            node = child;
+            level -= 1;
+        }
+        while let Some((slot, word, child)) = path.pop() {
+            if word.is_frozen() || !child.looks_empty() {
+                break;
+            }
+            self.replace_node(guard, slot, word, child);
+        }
+    }
+
+    /// Frees a table that was never linked, and the tables below it.
+    pub(super) fn free_private(&self, node: Box<Node>) {
+        for slot in node.slots() {
+            let word = slot.load();
+            if word.is_table() {
+                // SAFETY: nobody else has seen this tree; its table words come from `Box::into_raw` in `subtree`.
+                self.free_private(unsafe { Box::from_raw(word.node_ptr().cast_mut()) });
+            }
+        }
+        self.nodes.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Unlinks a table in which nothing was seen, so that a larger mapping can take its slot.
+    pub(super) fn drop_empty(&self, guard: &Guard<'_>, at: &At<'_>, child: &Node) -> Step {
+        if at.word.is_frozen() {
+            return Step::Thaw;
+        }
+        self.replace_node(guard, at.slot, at.word, child);
+        Step::Again
+    }
+
+    /// Freezes `node`, which `word` in `slot` points to, and puts what it holds in its place: nothing if it is empty,
+    /// a copy otherwise. No effect when `slot` has changed.
+    pub(super) fn replace_node(&self, guard: &Guard<'_>, slot: &Slot, word: Word, node: &Node) {
+        let mut copy: Option<Box<Node>> = None;
+        for index in 0..FAN_OUT {
+            let entry = node.slot(index).freeze().thawed();
+            if !entry.is_empty() {
+                copy.get_or_insert_with(Node::new).fill(index, entry);
+            }
+        }
+        let copied = copy.is_some();
+        let copy = copy.map(Box::into_raw);
+        let new = copy.map_or(Word::EMPTY, |copy| Word::table(copy));
+        if slot.replace(word, new) {
+            if !copied {
+                self.nodes.fetch_sub(1, Ordering::Relaxed);
+            }
+            let node = std::ptr::from_ref(node).cast_mut();
+            // SAFETY: nodes come from `Box::into_raw`; this one was linked at `slot` alone and has just been unlinked
+            // by this thread, so only guards live now can still reach it. What it points to lives on in the copy.
+            guard.retire(unsafe { Box::from_raw(node) });
+        } else if let Some(copy) = copy {
+            // SAFETY: made above, never published. What it points to is not its own, so it is dropped alone.
+            drop(unsafe { Box::from_raw(copy) });
+        }
+    }
+
+    /// Finishes the replacement of the topmost frozen table on the way to `va`.
+    #[cold]
+    pub(super) fn thaw(&self, guard: &Guard<'_>, va: u64) {
+        let mut node = &*self.root;
+        let mut level = self.geometry.top();
+        // Entries of the root are never frozen, and a table is descended into only if its entry is not: so the slot
+        // that is changed is never frozen itself.
+        loop {
+            let slot = node.slot(self.geometry.index(va, level));
+            let word = slot.load();
+            let Entry::Table(child) = word.entry(guard) else { return };
+            level -= 1;
+            if child.slot(self.geometry.index(va, level)).load().is_frozen() {
+                return self.replace_node(guard, slot, word, child);
+            }
+            node = child;
+        }
+    }
+
+    /// Unlinks tables that look empty; one thread at a time, the others go on without.
+    #[cold]
+    fn sweep(&self, guard: &Guard<'_>) {
+        if self.sweeping.swap(true, Ordering::Acquire) {
+            return;
+        }
+        self.sweep_below(guard, &self.root, self.geometry.top());
+        let next = self.nodes.load(Ordering::Relaxed).saturating_mul(2).max(SWEEP_FLOOR);
+        self.sweep_at.store(next, Ordering::Relaxed);
+        // Release pairs with the Acquire above: sweeps follow one another.
+        self.sweeping.store(false, Ordering::Release);
+    }
+
+    fn sweep_below(&self, guard: &Guard<'_>, node: &Node, level: u32) {
+        for slot in node.slots() {
+            let word = slot.load();
+            if let Entry::Table(child) = word.entry(guard) {
+                if level > 1 {
+                    self.sweep_below(guard, child, level - 1);
+                }
+                if !word.is_frozen() && child.looks_empty() {
+                    self.replace_node(guard, slot, word, child);
+                }
+            }
+        }
+    }
+
+    /// Bytes of memory the tree holds.
+    pub(super) fn bytes(&self) -> u64 {
+        let nodes = self.nodes.load(Ordering::Relaxed);
+        let objects = self.objects.load(Ordering::Relaxed);
+        nodes * NODE_BYTES + objects * super::shared::SHARED_BYTES
+    }
+}

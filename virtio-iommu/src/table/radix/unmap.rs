@@ -1,0 +1,212 @@
+//! UNMAP: each mapping disappears at one instant, a leaf by one compare-and-swap, a larger one by its object's state.
+
+use virtio_iommu_spec::IovaRange;
+
+use super::{
+    RadixTable,
+    entry::{Entry, Word},
+    node::Node,
+    shared::{Shared, State},
+    walk::{At, Step},
+};
+use crate::{
+    epoch::Guard,
+    sync::Ordering,
+    table::{Removed, UnmapError},
+};
+
+/// What the first look at a range found.
+enum First {
+    /// One mapping, or nothing: done.
+    Done(Removed),
+    /// More than that.
+    Many,
+}
+
+impl RadixTable {
+    pub(super) fn unmap_range(&self, guard: &Guard<'_>, range: IovaRange) -> Result<Removed, UnmapError> {
+        let Some(reach) = IovaRange::new(range.start(), range.end().min(self.geometry.last())) else {
+            return Ok(Removed::default());
+        };
+        match self.unmap_one(guard, reach) {
+            First::Done(removed) => Ok(removed),
+            First::Many if self.splits(guard, reach) => Err(UnmapError::Split { range }),
+            First::Many => Ok(self.unmap_many(guard, reach)),
+        }
+    }
+
+    /// The fast path: the range is one mapping, or lies in one empty slot.
+    #[inline]
+    fn unmap_one(&self, guard: &Guard<'_>, range: IovaRange) -> First {
+        let found = self.walk(guard, range, |at| match at.word.entry(guard) {
+            Entry::Table(_) => Ok(Step::Descend),
+            Entry::Leaf { .. } if at.start == range.start() && at.end == range.end() => {
+                if at.word.is_frozen() {
+                    Ok(Step::Thaw)
+                } else if at.slot.replace(at.word, Word::EMPTY) {
+                    self.tidy(guard, at.start);
+                    Err(First::Done(removed(range)))
+                } else {
+                    Ok(Step::Again)
+                }
+            }
+            Entry::Shared(object) if object.range() == range => {
+                Err(if self.kill(guard, object) { First::Done(removed(range)) } else { First::Many })
+            }
+            Entry::Empty if at.end >= range.end() => Err(First::Done(Removed::default())),
+            _ => Err(First::Many),
+        });
+        match found {
+            Err(first) => first,
+            Ok(()) => First::Many,
+        }
+    }
+
+    fn unmap_many(&self, guard: &Guard<'_>, range: IovaRange) -> Removed {
+        let mut total = Removed::default();
+        let mut add = |more: Removed| {
+            total.mappings += more.mappings;
+            total.bytes = total.bytes.saturating_add(more.bytes);
+        };
+        let Ok(()) = self.walk::<std::convert::Infallible>(guard, range, |at| {
+            Ok(match at.word.entry(guard) {
+                Entry::Table(child) if at.level == 1 && at.within(range) && only_leaves(child) => {
+                    add(self.dismantle(guard, at, child));
+                    // Empty now, unless somebody else froze or filled an entry first: those are visited one by one.
+                    Step::Again
+                }
+                Entry::Table(_) => Step::Descend,
+                Entry::Empty => Step::Past(at.end),
+                // Mapped since the ends were looked at: this UNMAP came first.
+                Entry::Leaf { .. } if !at.within(range) => Step::Past(at.end),
+                Entry::Leaf { .. } if at.word.is_frozen() => Step::Thaw,
+                Entry::Leaf { .. } => {
+                    if at.slot.replace(at.word, Word::EMPTY) {
+                        add(removed_slot(at));
+                        Step::Past(at.end)
+                    } else {
+                        Step::Again
+                    }
+                }
+                Entry::Shared(object) if range.covers(&object.range()) => {
+                    if self.kill(guard, object) {
+                        add(removed(object.range()));
+                    }
+                    Step::Past(at.end)
+                }
+                Entry::Shared(_) => Step::Past(at.end),
+            })
+        });
+        self.tidy(guard, range.start());
+        self.tidy(guard, range.end());
+        total
+    }
+
+    /// Whether the range ends inside a mapping. Looks at the start twice, so that a `false` means both ends were clear
+    /// at one time.
+    fn splits(&self, guard: &Guard<'_>, range: IovaRange) -> bool {
+        loop {
+            let first = self.extent(guard, range.start());
+            let at_end = self.extent(guard, range.end());
+            if first.is_some_and(|mapping| mapping.start() < range.start())
+                || at_end.is_some_and(|mapping| mapping.end() > range.end())
+            {
+                return true;
+            }
+            if self.extent(guard, range.start()) == first {
+                return false;
+            }
+        }
+    }
+
+    /// The mapping that holds an address, if one does.
+    fn extent(&self, guard: &Guard<'_>, va: u64) -> Option<IovaRange> {
+        let point = IovaRange::new(va, va)?;
+        let found = self.walk(guard, point, |at| match at.word.entry(guard) {
+            Entry::Table(_) => Ok(Step::Descend),
+            Entry::Leaf { .. } => Err(IovaRange::new(at.start, at.end)),
+            Entry::Shared(object) if object.state() == State::Live => Err(Some(object.range())),
+            Entry::Shared(_) | Entry::Empty => Err(None),
+        });
+        found.err().flatten()
+    }
+
+    /// Unmaps a live mapping of several slots and gives its slots back; `false` when it was not live (any more).
+    fn kill(&self, guard: &Guard<'_>, object: &Shared) -> bool {
+        if !object.advance(State::Live, State::Dead) {
+            return false;
+        }
+        self.clear(guard, object);
+        self.tidy(guard, object.range().start());
+        self.tidy(guard, object.range().end());
+        self.leave(guard, object);
+        true
+    }
+
+    /// Empties all slots that hold the object, which is not live any more.
+    pub(super) fn clear(&self, guard: &Guard<'_>, object: &Shared) {
+        let Ok(()) = self.walk::<std::convert::Infallible>(guard, object.range(), |at| {
+            Ok(match at.word.entry(guard) {
+                Entry::Table(_) => Step::Descend,
+                Entry::Shared(other) if std::ptr::eq(other, object) => {
+                    if at.word.is_frozen() {
+                        Step::Thaw
+                    } else if at.slot.replace(at.word, Word::EMPTY) {
+                        Step::Past(at.end)
+                    } else {
+                        Step::Again
+                    }
+                }
+                _ => Step::Past(at.end),
+            })
+        });
+    }
+
+    /// Gives up a holder's share of an object; the last one retires it.
+    pub(super) fn leave(&self, guard: &Guard<'_>, object: &Shared) {
+        if object.leave() {
+            self.objects.fetch_sub(1, Ordering::Relaxed);
+            let object = std::ptr::from_ref(object).cast_mut();
+            // SAFETY: objects come from `Box::into_raw` in `map_shared`; the last holder has left, every slot that
+            // held it has been emptied by then, so only guards that are live now can still reach it, and those are
+            // waited for.
+            guard.retire(unsafe { Box::from_raw(object) });
+        }
+    }
+
+    /// Empties a table of leaves that the range covers wholly, one atomic step per entry, and unlinks it.
+    fn dismantle(&self, guard: &Guard<'_>, at: &At<'_>, child: &Node) -> Removed {
+        let slot_bytes = 1u64 << self.geometry.shift(0);
+        let mut mappings = 0;
+        for slot in child.slots() {
+            loop {
+                let word = slot.load();
+                if word.is_frozen() {
+                    break;
+                }
+                let next = if word.is_leaf() { Word::EMPTY } else { word };
+                if slot.replace(word, next.frozen()) {
+                    mappings += u64::from(word.is_leaf());
+                    break;
+                }
+            }
+        }
+        self.replace_node(guard, at.slot, at.word, child);
+        Removed { mappings, bytes: mappings * slot_bytes }
+    }
+}
+
+fn only_leaves(node: &Node) -> bool {
+    node.slots().iter().all(|slot| {
+        let word = slot.load();
+        !word.is_frozen() && (word.is_leaf() || word.is_empty())
+    })
+}
+
+fn removed(range: IovaRange) -> Removed {
+    Removed { mappings: 1, bytes: range.len().unwrap_or(u64::MAX) }
+}
+
+fn removed_slot(at: &At<'_>) -> Removed {
+    Removed { mappings: 1, bytes: at.end - at.start + 1 }
+}

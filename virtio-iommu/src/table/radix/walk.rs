@@ -1,0 +1,150 @@
+//! Geometry of the tree, and the one loop that all operations walk it with.
+
+use virtio_iommu_spec::IovaRange;
+
+use super::{
+    RadixTable,
+    entry::{Entry, Word},
+    node::{FAN_OUT, LEVEL_BITS, Node, Slot},
+};
+use crate::epoch::Guard;
+
+/// Levels that resolve 64-bit addresses at the smallest granule.
+pub(super) const MAX_LEVELS: u32 = if cfg!(loom) { 4 } else { 6 };
+
+/// How addresses are cut into indices.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Geometry {
+    granule_shift: u32,
+    top: u32,
+}
+
+impl Geometry {
+    /// Enough levels for `bits`-bit addresses.
+    pub(super) fn new(granule_shift: u32, bits: u32) -> Self {
+        let levels = bits.saturating_sub(granule_shift).div_ceil(LEVEL_BITS).clamp(1, MAX_LEVELS);
+        Self { granule_shift, top: levels - 1 }
+    }
+
+    #[inline(always)]
+    pub(super) fn top(&self) -> u32 {
+        self.top
+    }
+
+    /// Address bits below a slot of this level.
+    #[inline(always)]
+    pub(super) fn shift(&self, level: u32) -> u32 {
+        self.granule_shift + LEVEL_BITS * level
+    }
+
+    #[inline(always)]
+    pub(super) fn index(&self, va: u64, level: u32) -> usize {
+        (va >> self.shift(level)) as usize & (FAN_OUT - 1)
+    }
+
+    /// Last address of the slot of this level that holds `va`.
+    #[inline(always)]
+    pub(super) fn slot_end(&self, va: u64, level: u32) -> u64 {
+        va | ((1u64 << self.shift(level)) - 1)
+    }
+
+    /// First address of the slot of this level that holds `va`.
+    #[inline(always)]
+    pub(super) fn slot_start(&self, va: u64, level: u32) -> u64 {
+        va & !((1u64 << self.shift(level)) - 1)
+    }
+
+    /// Last address the tree resolves.
+    pub(super) fn last(&self) -> u64 {
+        1u64.checked_shl(self.shift(self.top + 1)).map_or(u64::MAX, |end| end - 1)
+    }
+
+    /// Whether both addresses lie under the same table of this level.
+    #[inline(always)]
+    fn same_table(&self, a: u64, b: u64, level: u32) -> bool {
+        level == self.top || (a ^ b) >> self.shift(level + 1) == 0
+    }
+
+    /// The level at which `range` is exactly one slot, if there is one.
+    #[inline(always)]
+    pub(super) fn single_slot_level(&self, range: IovaRange) -> Option<u32> {
+        (0..=self.top).find(|&level| {
+            let (start, end) = (self.slot_start(range.start(), level), self.slot_end(range.start(), level));
+            start == range.start() && end == range.end()
+        })
+    }
+}
+
+/// A slot on the way, and the word that was loaded from it.
+pub(super) struct At<'g> {
+    pub(super) slot: &'g Slot,
+    pub(super) word: Word,
+    pub(super) level: u32,
+    pub(super) start: u64,
+    pub(super) end: u64,
+}
+
+impl At<'_> {
+    /// Whether `range` covers the whole slot.
+    #[inline(always)]
+    pub(super) fn within(&self, range: IovaRange) -> bool {
+        range.start() <= self.start && self.end <= range.end()
+    }
+}
+
+/// What to do after a slot was looked at.
+pub(super) enum Step {
+    /// Go down into the table the slot points to.
+    Descend,
+    /// Look at the slot again: it changed.
+    Again,
+    /// The slot is frozen: finish the replacement of its table, then start over from the root.
+    Thaw,
+    /// Finished up to and including this address.
+    Past(u64),
+}
+
+impl RadixTable {
+    /// Visits the slots that hold `range`, from the root down and in ascending order.
+    #[inline(always)]
+    pub(super) fn walk<'g, E>(
+        &'g self,
+        guard: &'g Guard<'_>,
+        range: IovaRange,
+        mut visit: impl FnMut(&At<'g>) -> Result<Step, E>,
+    ) -> Result<(), E> {
+        let geometry = self.geometry;
+        let mut va = range.start();
+        'root: loop {
+            let mut node: &'g Node = &self.root;
+            let mut level = geometry.top();
+            loop {
+                let slot = node.slot(geometry.index(va, level));
+                let word = slot.load();
+                let (start, end) = (geometry.slot_start(va, level), geometry.slot_end(va, level));
+                match visit(&At { slot, word, level, start, end })? {
+                    Step::Descend => {
+                        if let Entry::Table(child) = word.entry(guard) {
+                            node = child;
+                            level -= 1;
+                        }
+                    }
+                    Step::Again => {}
+                    Step::Thaw => {
+                        self.thaw(guard, va);
+                        continue 'root;
+                    }
+                    Step::Past(end) if end >= range.end() => return Ok(()),
+                    Step::Past(end) => {
+                        let next = end + 1;
+                        let stay = geometry.same_table(va, next, level);
+                        va = next;
+                        if !stay {
+                            continue 'root;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
