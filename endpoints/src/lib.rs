@@ -1,1 +1,18 @@
-//! (skeleton)
+//! What does the DMA: emulated virtio devices, behind the virtio-iommu or directly on guest memory.
+//!
+//! [`VirtioNet`] is a network card whose ring, descriptor and payload accesses all go through a view of memory that its
+//! [`DmaPort`] hands out for each burst. What it sends travels over a loopback wire to a [`Peer`] on the host's side,
+//! which verifies checksums and answers. No clock is known here: who wants DMA latencies supplies a [`DmaObserver`].
+
+mod counters;
+pub mod frame;
+mod net;
+mod observe;
+mod peer;
+mod port;
+
+pub use counters::{Corruption, NetCounters};
+pub use net::{BURST_BYTES, BURST_CHAINS, NetConfig, NetError, RX_QUEUE, TX_QUEUE, VirtioNet};
+pub use observe::{Direction, DmaObserver, NoObserver, Stamped};
+pub use peer::{Peer, Received, Reply};
+pub use port::{DirectPort, DirectView, DmaPort};
