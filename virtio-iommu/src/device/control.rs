@@ -1,0 +1,303 @@
+//! ATTACH and DETACH, and what else changes who is attached to what. All under the control lock.
+
+use std::sync::Arc;
+
+use virtio_iommu_spec::{
+    DomainId, EndpointId, IovaRange, feature,
+    request::{ATTACH_F_BYPASS, Attach, Detach},
+};
+
+use super::{
+    Core,
+    core::{Control, DomainSlot},
+};
+use crate::{
+    domain::{Domain, DomainLimits},
+    endpoint::{Attachment, EndpointState},
+    epoch::Participant,
+    properties::{Incompatible, NPlusI, Regions, merge},
+    request::RequestError,
+    table::MappingTable,
+};
+
+/// Domains that ceased to exist. Their mappings are counted back after the grace period, when no MAP that found them
+/// alive still runs.
+#[derive(Default)]
+pub(crate) struct Graveyard(Vec<Arc<Domain>>);
+
+impl Graveyard {
+    /// Removes what is left in the domains; returns how many mappings. To be called after a grace period.
+    pub(crate) fn clear(&mut self, participant: &Participant) -> u64 {
+        let guard = participant.pin();
+        let removed =
+            |domain: Arc<Domain>| match domain.table().map(|table| table.unmap(&guard, IovaRange::ALL)) {
+                Ok(Ok(removed)) => removed.mappings,
+                _ => 0,
+            };
+        self.0.drain(..).map(removed).sum()
+    }
+}
+
+/// The part of `range` that consists of whole pages.
+pub(super) fn whole_pages(range: IovaRange, shift: u32) -> Option<IovaRange> {
+    let mask = (1u64 << shift) - 1;
+    let start = range.start().checked_add(mask)? & !mask;
+    let end = if range.end() & mask == mask { range.end() } else { (range.end() & !mask).checked_sub(1)? };
+    IovaRange::new(start, end)
+}
+
+impl Core {
+    /// Refuses domain IDs outside `domain_range`.
+    pub(crate) fn check_domain_id(&self, id: u32) -> Result<DomainId, RequestError> {
+        let (domain, (start, end)) = (DomainId(id), self.options.domain_range);
+        if start <= id && id <= end { Ok(domain) } else { Err(RequestError::DomainRange { domain }) }
+    }
+
+    /// ATTACH; `true` when something was taken away, which needs a grace period before it is answered.
+    pub(crate) fn attach(
+        &self,
+        participant: &Participant,
+        graveyard: &mut Graveyard,
+        request: &Attach,
+    ) -> Result<bool, RequestError> {
+        let bypass = self.check_attach_fields(request)?;
+        let endpoint = EndpointId(request.endpoint);
+        let mut control = self.control();
+        let slot = control.endpoints.get(&endpoint).ok_or(RequestError::NoEndpoint { endpoint })?;
+        let (state, current) = (slot.state.clone(), slot.domain);
+        let id = self.check_domain_id(request.domain)?;
+        if let Some(slot) = control.domains.get(&id)
+            && slot.domain.is_bypass() != bypass
+        {
+            return Err(RequestError::BypassMismatch { domain: id });
+        }
+        if current == Some(id) {
+            // Attached already: nothing changes, and above all no mapping is lost.
+            return Ok(false);
+        }
+        // Rejected requests change nothing, so whether the endpoint may join is settled before it leaves its domain.
+        let domain = match control.domains.get(&id) {
+            Some(slot) => {
+                let domain = slot.domain.clone();
+                self.join(participant, &domain, &state)?;
+                domain
+            }
+            None => self.create(&control, id, bypass, &state, current)?,
+        };
+        // "The device SHOULD behave as if the driver issued a DETACH request with this endpoint, followed by the ATTACH
+        // request."
+        let left =
+            current.is_some_and(|old| self.leave(&mut control, Some(participant), graveyard, endpoint, old));
+        let slot = control
+            .domains
+            .entry(id)
+            .or_insert_with(|| DomainSlot { domain: domain.clone(), members: Vec::new() });
+        slot.members.push(endpoint);
+        if let Some(slot) = control.endpoints.get_mut(&endpoint) {
+            slot.domain = Some(id);
+        }
+        // An endpoint that was in bypass mode loses its view of all memory.
+        let was_bypass = current.is_none() && self.bypass_unattached();
+        state.attachment.replace(Attachment::Domain(domain), &participant.pin());
+        self.bump();
+        Ok(left || was_bypass)
+    }
+
+    fn check_attach_fields(&self, request: &Attach) -> Result<bool, RequestError> {
+        if request.reserved != [0; 4] {
+            return Err(RequestError::Reserved { found: request.reserved });
+        }
+        // "When the VIRTIO_IOMMU_F_BYPASS_CONFIG is negotiated, the driver can set the VIRTIO_IOMMU_ATTACH_F_BYPASS flag";
+        // otherwise the device does not recognise it.
+        let negotiated = self.negotiated() & feature::BYPASS_CONFIG != 0;
+        let unknown = request.flags & if negotiated { !ATTACH_F_BYPASS } else { !0 };
+        if unknown != 0 {
+            return Err(RequestError::Flags { unknown });
+        }
+        Ok(request.flags & ATTACH_F_BYPASS != 0)
+    }
+
+    /// A new domain, shaped by its first endpoint; not in the set of domains yet.
+    fn create(
+        &self,
+        control: &Control,
+        id: DomainId,
+        bypass: bool,
+        first: &EndpointState,
+        leaves: Option<DomainId>,
+    ) -> Result<Arc<Domain>, RequestError> {
+        // A domain that the endpoint leaves as its last member makes room.
+        let freed =
+            leaves.and_then(|old| control.domains.get(&old)).is_some_and(|slot| slot.members.len() == 1);
+        let cap = self.options.max_domains;
+        if control.domains.len() - usize::from(freed) >= cap {
+            return Err(RequestError::TooManyDomains { cap });
+        }
+        let why = |why| RequestError::Incompatible { endpoint: first.id, domain: id, why };
+        let limits = self.limits_of(first).map_err(why)?;
+        Ok(Arc::new(Domain::new(&self.epoch, id, limits, bypass, first.properties.regions.clone())))
+    }
+
+    /// What the device and one endpoint can both do.
+    pub(crate) fn limits_of(&self, endpoint: &EndpointState) -> Result<DomainLimits, Incompatible> {
+        let options = &self.options;
+        let shift = options.granule_shift();
+        let granule_shift = endpoint.properties.granule_shift().map_or(shift, |own| own.max(shift));
+        let own = endpoint.properties.range().unwrap_or(IovaRange::ALL);
+        let input_range = options
+            .input_range
+            .intersection(&own)
+            .and_then(|range| whole_pages(range, granule_shift))
+            .ok_or(Incompatible::NoCommonAddress)?;
+        Ok(DomainLimits { granule_shift, input_range, max_table_bytes: options.max_table_bytes })
+    }
+
+    /// Whether the endpoint may join an existing domain; merges its regions into the domain's.
+    ///
+    /// "If properties of the endpoint are compatible with properties of other endpoints already attached to the
+    /// requested domain, then the device SHOULD attach the endpoint. Otherwise […] VIRTIO_IOMMU_S_UNSUPP."
+    fn join(
+        &self,
+        participant: &Participant,
+        domain: &Domain,
+        new: &EndpointState,
+    ) -> Result<(), RequestError> {
+        if domain.is_bypass() {
+            return Ok(());
+        }
+        let refuse = |why| RequestError::Incompatible { endpoint: new.id, domain: domain.id(), why };
+        let (limits, own) = (domain.limits(), self.limits_of(new).map_err(refuse)?);
+        if own.granule_shift > limits.granule_shift {
+            let (endpoint, domain) = (own.granule_shift, limits.granule_shift);
+            return Err(refuse(Incompatible::Granule { endpoint, domain }));
+        }
+        if !own.input_range.covers(&limits.input_range) {
+            let (endpoint, domain) = (own.input_range, limits.input_range);
+            return Err(refuse(Incompatible::Range { endpoint, domain }));
+        }
+        let before = domain.regions.load(&participant.pin()).clone();
+        let merged = merge(&before, &new.properties.regions, self.options.n_plus_i).map_err(refuse)?;
+        if merged == before {
+            return Ok(());
+        }
+        // New MAPs see the new regions first; those that saw the old ones end within the grace period; what they mapped
+        // is found after it.
+        domain.regions.replace(merged.clone(), &participant.pin());
+        let checked = participant
+            .synchronize(self.options.patience)
+            .map_err(RequestError::from)
+            .and_then(|()| mapped_within(participant, domain, &merged, &before).map_err(refuse));
+        if checked.is_err() {
+            domain.regions.replace(before, &participant.pin());
+        }
+        checked
+    }
+
+    /// DETACH; `true` when a grace period is needed.
+    pub(crate) fn detach(
+        &self,
+        participant: &Participant,
+        graveyard: &mut Graveyard,
+        request: &Detach,
+    ) -> Result<bool, RequestError> {
+        // "The device MUST ignore reserved."
+        let endpoint = EndpointId(request.endpoint);
+        let mut control = self.control();
+        let slot = control.endpoints.get(&endpoint).ok_or(RequestError::NoEndpoint { endpoint })?;
+        let (state, current) = (slot.state.clone(), slot.domain);
+        let domain = self.check_domain_id(request.domain)?;
+        if current != Some(domain) {
+            // Whether that domain exists or not.
+            return Err(RequestError::NotAttached { endpoint, domain });
+        }
+        self.leave(&mut control, Some(participant), graveyard, endpoint, domain);
+        state.attachment.replace(Attachment::Detached, &participant.pin());
+        Ok(true)
+    }
+
+    /// Takes the endpoint out of its domain, which ceases to exist with its last endpoint. The caller replaces the
+    /// attachment. Without a worker's participant the lock's own is used.
+    pub(super) fn leave(
+        &self,
+        control: &mut Control,
+        participant: Option<&Participant>,
+        graveyard: &mut Graveyard,
+        endpoint: EndpointId,
+        id: DomainId,
+    ) -> bool {
+        if let Some(slot) = control.endpoints.get_mut(&endpoint) {
+            slot.domain = None;
+        }
+        let Some(slot) = control.domains.get_mut(&id) else { return false };
+        slot.members.retain(|member| *member != endpoint);
+        if slot.members.is_empty() {
+            slot.domain.kill();
+            graveyard.0.extend(control.domains.remove(&id).map(|slot| slot.domain));
+            self.bump();
+        } else {
+            shrink_regions(control, participant.unwrap_or(&control.participant), id);
+        }
+        true
+    }
+
+    /// Detaches every endpoint: "When the device is reset, endpoints are not attached to any domain."
+    pub(crate) fn detach_all(&self) {
+        let mut graveyard = Graveyard::default();
+        let mut lock = self.control();
+        let control = &mut *lock;
+        for slot in control.endpoints.values_mut() {
+            if slot.domain.take().is_some() {
+                slot.state.attachment.replace(Attachment::Detached, &control.participant.pin());
+            }
+        }
+        for (_, slot) in std::mem::take(&mut control.domains) {
+            slot.domain.kill();
+            graveyard.0.push(slot.domain);
+        }
+        self.bump();
+        self.settle(control, &mut graveyard);
+    }
+
+    /// Waits for accesses under what a control operation took away.
+    pub(super) fn settle(&self, control: &Control, graveyard: &mut Graveyard) {
+        if let Err(error) = control.participant.synchronize(self.options.patience) {
+            self.counters.stuck();
+            tracing::error!(%error, "an endpoint still accesses memory it no longer has");
+        }
+        self.pool.give_back(graveyard.clear(&control.participant));
+    }
+}
+
+/// The regions of the endpoints that are left.
+fn shrink_regions(control: &Control, participant: &Participant, id: DomainId) {
+    let Some(slot) = control.domains.get(&id) else { return };
+    let regions = slot
+        .members
+        .iter()
+        .filter_map(|member| control.endpoints.get(member))
+        .map(|slot| slot.state.properties.regions.clone())
+        // A subset of what was merged before: what the policy allowed then it allows now.
+        .reduce(|a, b| merge(&a, &b, NPlusI::Allow).unwrap_or(a));
+    let guard = participant.pin();
+    let regions = regions.unwrap_or_default();
+    if *slot.domain.regions.load(&guard) != regions {
+        slot.domain.regions.replace(regions, &guard);
+    }
+}
+
+/// A mapping in one of the regions that `merged` has and `before` had not.
+fn mapped_within(
+    participant: &Participant,
+    domain: &Domain,
+    merged: &Regions,
+    before: &Regions,
+) -> Result<(), Incompatible> {
+    let Ok(table) = domain.table() else { return Ok(()) };
+    let mut found = None;
+    table.for_each(&participant.pin(), &mut |mapping| {
+        let region =
+            merged.overlapping(mapping.range).filter(|_| before.overlapping(mapping.range).is_none());
+        found = found.or(region.map(|region| region.range()));
+    });
+    found.map_or(Ok(()), |region| Err(Incompatible::Mapped { region }))
+}

@@ -1,0 +1,131 @@
+//! What the device's front, its workers and its endpoints' ports share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use virtio_iommu_spec::{DomainId, EndpointId, feature};
+
+use super::{DeviceOptions, ServiceObserver, counters::LiveCounters, pool::MappingPool};
+use crate::{
+    domain::Domain,
+    endpoint::EndpointState,
+    epoch::{Epoch, Participant, TooManyParticipants},
+    fault::FaultSink,
+    memory::GuestRam,
+    sync::{AtomicBool, AtomicU64, Ordering},
+};
+
+/// One endpoint and the domain it is attached to.
+pub(crate) struct EndpointSlot {
+    pub(crate) state: Arc<EndpointState>,
+    pub(crate) domain: Option<DomainId>,
+}
+
+/// One domain and the endpoints attached to it, never none.
+pub(crate) struct DomainSlot {
+    pub(crate) domain: Arc<Domain>,
+    pub(crate) members: Vec<EndpointId>,
+}
+
+/// What control operations change, all under one lock.
+pub(crate) struct Control {
+    pub(crate) endpoints: BTreeMap<EndpointId, EndpointSlot>,
+    pub(crate) domains: BTreeMap<DomainId, DomainSlot>,
+    /// For control operations that come from no worker.
+    pub(crate) participant: Participant,
+}
+
+/// The shared part of a device.
+pub(crate) struct Core {
+    pub(crate) options: DeviceOptions,
+    pub(crate) ram: GuestRam,
+    pub(crate) epoch: Epoch,
+    pub(crate) faults: FaultSink,
+    pub(crate) pool: MappingPool,
+    pub(crate) counters: LiveCounters,
+    pub(crate) observer: Mutex<Option<Box<dyn ServiceObserver>>>,
+    /// Where the last request worker left its queue (next available, used), for the state to save.
+    pub(crate) indices: Mutex<Option<(u16, u16)>>,
+    control: Mutex<Control>,
+    /// Counts changes of the set of domains; workers' caches are true for one value.
+    generation: AtomicU64,
+    /// The `bypass` configuration field.
+    bypass: AtomicBool,
+    /// Negotiated features; 0 before DRIVER_OK.
+    negotiated: AtomicU64,
+    /// The queue is broken, or a grace period was given up while resetting.
+    pub(crate) broken: AtomicBool,
+}
+
+impl Core {
+    pub(crate) fn new(options: DeviceOptions, ram: GuestRam) -> Result<Self, TooManyParticipants> {
+        let epoch = Epoch::new(options.fences);
+        let participant = epoch.register()?;
+        Ok(Self {
+            faults: FaultSink::new(options.event_backlog, ram.clone()),
+            pool: MappingPool::new(options.max_mappings),
+            counters: LiveCounters::default(),
+            observer: Mutex::new(None),
+            indices: Mutex::new(None),
+            control: Mutex::new(Control {
+                endpoints: BTreeMap::new(),
+                domains: BTreeMap::new(),
+                participant,
+            }),
+            generation: AtomicU64::new(0),
+            bypass: AtomicBool::new(options.boot_bypass),
+            negotiated: AtomicU64::new(0),
+            broken: AtomicBool::new(false),
+            options,
+            ram,
+            epoch,
+        })
+    }
+
+    pub(crate) fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which set of domains is current.
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        // Acquire pairs with the Release in `bump`.
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The set of domains has changed; called with the control lock held.
+    pub(crate) fn bump(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn negotiated(&self) -> u64 {
+        self.negotiated.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_negotiated(&self, features: u64) {
+        self.negotiated.store(features, Ordering::Release);
+    }
+
+    /// The `bypass` field as the driver reads it.
+    pub(crate) fn bypass_field(&self) -> bool {
+        !self.options.legacy_bypass && self.bypass.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_bypass_field(&self, bypass: bool) {
+        self.bypass.store(bypass, Ordering::Release);
+    }
+
+    /// Whether endpoints without a domain are in bypass mode.
+    ///
+    /// With BYPASS_CONFIG, the field says so "even if the driver does not accept the VIRTIO_IOMMU_F_BYPASS_CONFIG
+    /// feature and the device initializes field bypass to 1"; with the legacy feature, having negotiated it does.
+    pub(crate) fn bypass_unattached(&self) -> bool {
+        if self.options.legacy_bypass {
+            self.negotiated() & feature::BYPASS != 0
+        } else {
+            self.bypass.load(Ordering::Acquire)
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The device: requests in, endpoints' views of memory out.
+//!
+//! Locks: ATTACH, DETACH, reset, hot-add and restore take [`Core::control`]. MAP and UNMAP do not: a worker finds the
+//! domain in its own cache, which a generation counter keeps true. Endpoints take no lock unless they fault.
+
+mod config;
+mod control;
+mod core;
+mod counters;
+mod observer;
+mod options;
+mod pool;
+mod probe;
+mod transport;
+mod worker;
+
+pub(crate) use self::core::Core;
+pub use counters::{Counters, RequestKind};
+pub use observer::ServiceObserver;
+pub use options::{DeviceOptions, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, OptionsError};
+pub use transport::{Device, DeviceError};

@@ -1,0 +1,283 @@
+//! The device as its owner and the transport see it.
+
+use std::sync::{Arc, PoisonError};
+
+use thiserror::Error;
+use virtio_iommu_spec::{DEVICE_ID, EVENT_QUEUE, EndpointId, REQUEST_QUEUE};
+use virtio_transport::{
+    ActivateError, Activation, Interrupt, QueueLayout, Service, ServiceError, VirtioDevice,
+};
+
+use super::{
+    Core, Counters, DeviceOptions, F_EVENT_IDX, F_INDIRECT_DESC, OptionsError, ServiceObserver,
+    control::Graveyard, core::EndpointSlot, worker::RequestWorker,
+};
+use crate::{
+    domain::DomainLimits,
+    endpoint::{Attachment, EndpointPort, EndpointState, PortError},
+    epoch::TooManyParticipants,
+    memory::GuestRam,
+    properties::{EndpointProperties, Incompatible},
+    queue::{Queue, QueueError},
+    sync::Ordering,
+};
+
+/// Why a device cannot be built.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    /// The options make no sense.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// No service.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// No participant for the device itself.
+    #[error(transparent)]
+    TooManyParticipants(#[from] TooManyParticipants),
+}
+
+/// The virtio-iommu device.
+///
+/// ```
+/// use std::sync::Arc;
+/// use virtio_iommu::{Device, DeviceOptions, memory::GuestRam, spec::EndpointId};
+/// use vm_memory::{GuestAddress, GuestMemoryMmap};
+///
+/// let ram = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap());
+/// let device = Device::new(DeviceOptions::default(), GuestRam::new(ram).unwrap()).unwrap();
+/// device.add_emulated_endpoint(EndpointId(8)).unwrap();
+/// let port = device.endpoint_port(EndpointId(8)).unwrap();
+/// // Boot bypass: until a driver attaches the endpoint, addresses pass one to one.
+/// use virtio_iommu::dma::DmaMemory;
+/// port.pin().write(0x1000, b"hello").unwrap();
+/// ```
+pub struct Device {
+    core: Arc<Core>,
+    service: Service,
+}
+
+impl Device {
+    /// A device without endpoints.
+    ///
+    /// # Errors
+    /// When the options make no sense, or the service cannot be set up.
+    pub fn new(options: DeviceOptions, ram: GuestRam) -> Result<Self, DeviceError> {
+        options.check()?;
+        let service = Service::new("viommu", options.service)?;
+        Ok(Self { core: Arc::new(Core::new(options, ram)?), service })
+    }
+
+    /// What it was built with.
+    pub fn options(&self) -> &DeviceOptions {
+        &self.core.options
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Adds an endpoint with the platform's properties for an emulated device.
+    ///
+    /// # Errors
+    /// As [`add_endpoint`](Self::add_endpoint).
+    pub fn add_emulated_endpoint(&self, id: EndpointId) -> Result<(), OptionsError> {
+        self.add_endpoint(id, self.core.options.platform.endpoint())
+    }
+
+    /// Adds an endpoint, at any time.
+    ///
+    /// # Errors
+    /// When the ID is taken, the properties do not fit into `probe_size`, or leave nothing to translate.
+    pub fn add_endpoint(&self, id: EndpointId, properties: EndpointProperties) -> Result<(), OptionsError> {
+        let (bytes, probe_size) = (properties.regions.wire_bytes(), self.core.options.probe_size);
+        if bytes > probe_size as usize {
+            return Err(OptionsError::TooManyRegions { endpoint: id, bytes, probe_size });
+        }
+        let no_pages = properties.page_size_mask == Some(0);
+        let state = Arc::new(EndpointState::new(id, properties));
+        if no_pages || self.core.limits_of(&state).is_err() {
+            return Err(OptionsError::EmptyProperties { endpoint: id });
+        }
+        let mut control = self.core.control();
+        if control.endpoints.contains_key(&id) {
+            return Err(OptionsError::Exists { endpoint: id });
+        }
+        control.endpoints.insert(id, EndpointSlot { state, domain: None });
+        Ok(())
+    }
+
+    /// Removes an endpoint: it is detached, and its ports refuse every access from then on. Returns `false` when there
+    /// is no such endpoint. When it returns, no access of the endpoint still runs, unless one is stuck.
+    pub fn remove_endpoint(&self, id: EndpointId) -> bool {
+        let mut control = self.core.control();
+        let Some(slot) = control.endpoints.remove(&id) else { return false };
+        let mut graveyard = Graveyard::default();
+        slot.state.attachment.replace(Attachment::Gone, &control.participant.pin());
+        if let Some(domain) = slot.domain {
+            self.core.leave(&mut control, None, &mut graveyard, id, domain);
+        }
+        self.core.settle(&control, &mut graveyard);
+        true
+    }
+
+    /// An endpoint's way to memory.
+    ///
+    /// # Errors
+    /// When there is no such endpoint, or too many threads take part already.
+    pub fn endpoint_port(&self, id: EndpointId) -> Result<EndpointPort, PortError> {
+        let state = self.core.control().endpoints.get(&id).map(|slot| slot.state.clone());
+        let state = state.ok_or(PortError::NoEndpoint { endpoint: id })?;
+        Ok(EndpointPort::new(self.core.clone(), state)?)
+    }
+
+    /// What an endpoint and the device can both translate.
+    ///
+    /// # Errors
+    /// When there is no such endpoint.
+    pub fn endpoint_limits(&self, id: EndpointId) -> Result<Result<DomainLimits, Incompatible>, PortError> {
+        let state = self.core.control().endpoints.get(&id).map(|slot| slot.state.clone());
+        let state = state.ok_or(PortError::NoEndpoint { endpoint: id })?;
+        Ok(self.core.limits_of(&state))
+    }
+
+    /// Brings a clock: the observer is taken up when the driver starts the device.
+    pub fn set_observer(&self, observer: Box<dyn ServiceObserver>) {
+        *self.core.observer.lock().unwrap_or_else(PoisonError::into_inner) = Some(observer);
+    }
+
+    /// Takes the observer back; `None` while a worker has it (reset the device first).
+    pub fn take_observer(&self) -> Option<Box<dyn ServiceObserver>> {
+        self.core.observer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Counters now. Those of requests are exact once the device is idle.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            kicks: self.service.kicks(),
+            mappings_reserved: self.core.pool.taken(),
+            faults: self.core.faults.counts(),
+            ..self.core.counters.snapshot()
+        }
+    }
+
+    /// Memory of all mapping tables, in bytes.
+    pub fn table_bytes(&self) -> u64 {
+        use crate::table::MappingTable;
+        let control = self.core.control();
+        control
+            .domains
+            .values()
+            .filter_map(|slot| slot.domain.table().ok())
+            .map(MappingTable::table_bytes)
+            .sum()
+    }
+
+    /// Number of domains.
+    pub fn domains(&self) -> usize {
+        self.core.control().domains.len()
+    }
+
+    /// Why the device needs a reset, if its worker failed.
+    pub fn failure(&self) -> Option<String> {
+        self.service.failed()
+    }
+
+    /// System reset: as [`reset`](VirtioDevice::reset), and `bypass` is back at its initial value: it "SHOULD NOT change
+    /// on device reset, but SHOULD be restored to its initial value on system reset".
+    pub fn system_reset(&self) {
+        self.reset();
+        self.core.set_bypass_field(self.core.options.boot_bypass);
+    }
+
+    pub(crate) fn stop_service(&self) {
+        self.service.stop();
+    }
+
+    fn queue(&self, layout: &QueueLayout, features: u64) -> Result<Queue, QueueError> {
+        let mut queue = Queue::new(layout, features & F_EVENT_IDX != 0)?;
+        if features & F_INDIRECT_DESC != 0 {
+            queue.allow_indirect();
+        }
+        queue.check(&self.core.ram)?;
+        Ok(queue)
+    }
+
+    fn start(&self, activation: &Activation, interrupt: &Arc<dyn Interrupt>) -> Result<(), StartError> {
+        let features = activation.features;
+        self.core.set_negotiated(features);
+        for layout in &activation.queues {
+            let queue = self.queue(layout, features)?;
+            match layout.index {
+                EVENT_QUEUE => self.core.faults.activate(queue, interrupt.clone()),
+                REQUEST_QUEUE => {
+                    let participant = self.core.epoch.register()?;
+                    let core = self.core.clone();
+                    let worker = RequestWorker::new(core, participant, queue, features, interrupt.clone());
+                    self.service.start(Box::new(worker), interrupt.clone())?;
+                }
+                index => tracing::warn!(index, "ignored a queue the device does not have"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why the device cannot start.
+#[derive(Debug, Error)]
+enum StartError {
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error(transparent)]
+    TooManyParticipants(#[from] TooManyParticipants),
+}
+
+impl VirtioDevice for Device {
+    fn device_id(&self) -> u32 {
+        DEVICE_ID
+    }
+
+    fn features(&self) -> u64 {
+        self.core.options.features()
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &self.core.options.queue_sizes
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.core.read_config(offset, data);
+    }
+
+    fn write_config(&self, offset: u64, data: &[u8]) {
+        self.core.write_config(offset, data);
+    }
+
+    fn activate(&self, activation: Activation, interrupt: Arc<dyn Interrupt>) -> Result<(), ActivateError> {
+        self.start(&activation, &interrupt)
+            .map_err(|error| ActivateError { device: "virtio-iommu", reason: error.to_string() })
+    }
+
+    #[inline]
+    fn notify(&self, index: u16) {
+        match index {
+            REQUEST_QUEUE => self.service.notify(),
+            EVENT_QUEUE => self.core.faults.serve(),
+            _ => {}
+        }
+    }
+
+    /// "When the device is reset, endpoints are not attached to any domain." The `bypass` field stays.
+    fn reset(&self) {
+        self.service.stop();
+        self.core.faults.deactivate();
+        self.core.set_negotiated(0);
+        self.core.detach_all();
+        self.core.broken.store(false, Ordering::Release);
+    }
+
+    fn needs_reset(&self) -> bool {
+        self.core.broken.load(Ordering::Acquire) || self.service.failed().is_some()
+    }
+}

@@ -1,0 +1,393 @@
+//! Serving the request queue: a batch a kick, one grace period and one publication a batch.
+
+use std::{mem, sync::Arc};
+
+use virtio_iommu_spec::{
+    DomainId, REQUEST_QUEUE, Status, feature,
+    request::{self, MAX_READABLE_BYTES, TAIL_BYTES},
+};
+use virtio_transport::{Interrupt, Progress, QueueWorker};
+
+use super::{Core, RequestKind, ServiceObserver, control::Graveyard, pool::Credits};
+use crate::{
+    dma::{Access, DmaMemory},
+    domain::Domain,
+    epoch::Participant,
+    memory::GuestRam,
+    queue::{Chain, Queue, QueueError},
+    request::{ChainErrorKind, Decoded, Offer, Readable, Request, RequestError, decode, status},
+    sync::Ordering,
+};
+
+/// Domains a worker remembers; a power of two.
+const CACHED_DOMAINS: usize = 64;
+
+/// Domains by ID, true for one generation of the set of domains.
+struct DomainCache {
+    generation: u64,
+    domains: Box<[Option<Arc<Domain>>]>,
+}
+
+impl DomainCache {
+    fn new() -> Self {
+        Self { generation: u64::MAX, domains: vec![None; CACHED_DOMAINS].into() }
+    }
+
+    /// The domain. Takes no lock and touches no reference count when it is remembered.
+    #[inline]
+    fn find(&mut self, core: &Core, id: u32) -> Result<&Domain, RequestError> {
+        if self.generation != core.generation() {
+            self.forget(core);
+        }
+        let slot = &mut self.domains[id as usize % CACHED_DOMAINS];
+        if !slot.as_ref().is_some_and(|domain| domain.id().0 == id) {
+            *slot = Some(look_up(core, id)?);
+        }
+        slot.as_deref().ok_or(RequestError::NoDomain { domain: DomainId(id) })
+    }
+
+    #[cold]
+    fn forget(&mut self, core: &Core) {
+        // Read before the domains are, so that a change in between is noticed next time.
+        self.generation = core.generation();
+        self.domains.fill(None);
+    }
+}
+
+#[cold]
+fn look_up(core: &Core, id: u32) -> Result<Arc<Domain>, RequestError> {
+    let domain = core.check_domain_id(id)?;
+    let control = core.control();
+    control.domains.get(&domain).map(|slot| slot.domain.clone()).ok_or(RequestError::NoDomain { domain })
+}
+
+/// A request that took something away: its status byte, should the grace period be given up.
+struct Removal {
+    status_gpa: u64,
+}
+
+/// One request queue and the thread that serves it.
+pub(super) struct RequestWorker {
+    core: Arc<Core>,
+    ram: GuestRam,
+    participant: Participant,
+    queue: Queue,
+    chain: Chain,
+    interrupt: Arc<dyn Interrupt>,
+    observer: Option<Box<dyn ServiceObserver>>,
+    cache: DomainCache,
+    credits: Credits,
+    graveyard: Graveyard,
+    removals: Vec<Removal>,
+    /// Everything a chain's answer needs, tail included.
+    reply: Vec<u8>,
+    offer: Offer,
+    map_flags: u32,
+    event_idx: bool,
+    broken: bool,
+}
+
+/// Accepted flags of MAP: "If the device doesn't recognize a flags bit, it MUST reject the request."
+fn map_flags(features: u64) -> u32 {
+    let mmio = if features & feature::MMIO != 0 { request::MAP_F_MMIO } else { 0 };
+    request::MAP_F_READ | request::MAP_F_WRITE | mmio
+}
+
+impl RequestWorker {
+    pub(super) fn new(
+        core: Arc<Core>,
+        participant: Participant,
+        queue: Queue,
+        features: u64,
+        interrupt: Arc<dyn Interrupt>,
+    ) -> Self {
+        let observer = core.observer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        Self {
+            ram: core.ram.clone(),
+            offer: Offer { map_unmap: features & feature::MAP_UNMAP != 0, probe: core.options.probe },
+            map_flags: map_flags(features),
+            event_idx: features & super::F_EVENT_IDX != 0,
+            removals: Vec::with_capacity(usize::from(queue.size())),
+            reply: Vec::with_capacity(core.options.probe_size as usize + TAIL_BYTES),
+            core,
+            participant,
+            queue,
+            chain: Chain::new(),
+            interrupt,
+            observer,
+            cache: DomainCache::new(),
+            credits: Credits::default(),
+            graveyard: Graveyard::default(),
+            broken: false,
+        }
+    }
+
+    fn observe(&mut self, f: impl FnOnce(&mut dyn ServiceObserver)) {
+        if let Some(observer) = &mut self.observer {
+            f(&mut **observer);
+        }
+    }
+
+    /// Serves what is available, at most a ring of it. Returns the number of chains returned.
+    fn batch(&mut self) -> Result<u32, QueueError> {
+        if !self.more()? {
+            return Ok(0);
+        }
+        self.observe(|observer| observer.batch_begin());
+        let mut served = 0;
+        let result = self.drain(&mut served);
+        if !self.removals.is_empty() {
+            self.grace();
+        }
+        if self.queue.publish(&self.ram)? {
+            self.interrupt.queue(REQUEST_QUEUE);
+        }
+        self.core.counters.batch();
+        self.observe(|observer| observer.batch_end(served));
+        result.map(|()| served)
+    }
+
+    /// Whether there is work; asks for the next kick if not.
+    fn more(&mut self) -> Result<bool, QueueError> {
+        if self.queue.has_work(&self.ram)? {
+            return Ok(true);
+        }
+        if self.event_idx {
+            self.queue.set_kicks(&self.ram, true)?;
+            return self.queue.has_work(&self.ram);
+        }
+        Ok(false)
+    }
+
+    fn drain(&mut self, served: &mut u32) -> Result<(), QueueError> {
+        for _ in 0..self.queue.size() {
+            if !self.queue.pop(&self.ram, &mut self.chain)? {
+                break;
+            }
+            let written = self.serve_chain();
+            self.queue.push_used(&self.ram, self.chain.head(), written)?;
+            *served += 1;
+        }
+        Ok(())
+    }
+
+    /// Serves one chain and returns its used length.
+    #[inline]
+    fn serve_chain(&mut self) -> u32 {
+        let mut readable = Readable { bytes: [0; MAX_READABLE_BYTES], len: self.chain.readable_len() };
+        if let Some(fault) = self.chain.fault() {
+            // What could be read helps whoever reads the log; whether it could be does not matter.
+            let _ = self.chain.read_at(&self.ram, 0, &mut readable.bytes);
+            return self.garbled(ChainErrorKind::Descriptors, &readable, &fault);
+        }
+        if let Err(error) = self.chain.read_at(&self.ram, 0, &mut readable.bytes) {
+            return self.garbled(ChainErrorKind::Descriptors, &readable, &error);
+        }
+        let writable = self.chain.writable_len();
+        let decoded = match decode(&readable, writable, self.offer) {
+            Ok(decoded) => decoded,
+            Err(error) => return self.garbled(error.into(), &readable, &error),
+        };
+        // Before anything is done: an answer that cannot be written must not leave its effect behind.
+        if let Err(error) = self.check_writable() {
+            return self.garbled(ChainErrorKind::Descriptors, &readable, &error);
+        }
+        if let Err(RequestError::Short { need, .. }) = &decoded {
+            let head = *need == request::HEAD_BYTES;
+            let kind = if head { ChainErrorKind::ShortHead } else { ChainErrorKind::ShortRequest };
+            self.garbled(kind, &readable, &"short readable part");
+        }
+        self.reply.clear();
+        self.reply.resize(writable as usize, 0);
+        let status = match self.perform(decoded) {
+            Ok(()) => Status::Ok,
+            Err(error) => self.refused(&error),
+        };
+        self.core.counters.status(status);
+        let tail = self.reply.len() - TAIL_BYTES;
+        self.reply[tail] = status as u8;
+        match self.chain.write_at(&self.ram, 0, &self.reply) {
+            Ok(written) => written as u32,
+            // Memory that was there a moment ago: guest RAM does not go away while the device runs.
+            Err(error) => self.garbled(ChainErrorKind::Descriptors, &readable, &error),
+        }
+    }
+
+    fn check_writable(&self) -> Result<(), crate::dma::DmaError> {
+        self.chain.writable().iter().try_for_each(|segment| {
+            self.ram.for_each_piece(segment.addr, u64::from(segment.len), Access::Write, |_| ())
+        })
+    }
+
+    #[cold]
+    fn refused(&mut self, error: &RequestError) -> Status {
+        tracing::debug!(%error, "request refused");
+        status(error)
+    }
+
+    /// Counts a garbled request and, ever more rarely, logs it with its bytes. Returns the used length: nothing.
+    #[cold]
+    fn garbled(&self, kind: ChainErrorKind, readable: &Readable, cause: &dyn std::fmt::Display) -> u32 {
+        let count = self.core.counters.garbled(kind);
+        if count.is_power_of_two() {
+            let bytes = &readable.bytes[..readable.bytes.len().min(readable.len as usize)];
+            tracing::warn!(
+                kind = kind.name(),
+                count,
+                head = self.chain.head(),
+                readable = readable.len,
+                writable = self.chain.writable_len(),
+                bytes = format_args!("{bytes:02x?}"),
+                %cause,
+                "garbled request"
+            );
+        }
+        0
+    }
+
+    #[inline]
+    fn perform(&mut self, decoded: Decoded) -> Result<(), RequestError> {
+        let request = decoded?;
+        self.core.counters.request(RequestKind::from(&request));
+        match request {
+            Request::Map(map) => self.map(&map),
+            Request::Unmap(unmap) => self.unmap(&unmap),
+            Request::Attach(attach) => {
+                let removed = self.core.attach(&self.participant, &mut self.graveyard, &attach)?;
+                self.note_removal(removed);
+                Ok(())
+            }
+            Request::Detach(detach) => {
+                let removed = self.core.detach(&self.participant, &mut self.graveyard, &detach)?;
+                self.note_removal(removed);
+                Ok(())
+            }
+            Request::Probe(probe) => {
+                let tail = self.reply.len() - TAIL_BYTES;
+                self.core.probe(&probe, &mut self.reply[..tail])
+            }
+        }
+    }
+
+    #[inline]
+    fn map(&mut self, map: &request::Map) -> Result<(), RequestError> {
+        let unknown = map.flags & !self.map_flags;
+        if unknown != 0 {
+            return Err(RequestError::Flags { unknown });
+        }
+        let core = &*self.core;
+        let domain = self.cache.find(core, map.domain)?;
+        let guard = self.participant.pin();
+        if !self.credits.spend(&core.pool) {
+            // What is wrong with the request itself comes before the lack of room for it.
+            domain.check_map(&guard, map)?;
+            return Err(RequestError::TooManyMappings { cap: core.pool.cap() });
+        }
+        let result = domain.map(&guard, map);
+        match result {
+            Ok(()) => core.counters.mapped(),
+            Err(_) => self.credits.refund(1, &core.pool),
+        }
+        result
+    }
+
+    #[inline]
+    fn unmap(&mut self, unmap: &request::Unmap) -> Result<(), RequestError> {
+        // A nonzero reserved field "MAY" be refused; clients in the field leave it uninitialised, so it is accepted.
+        let core = &*self.core;
+        let domain = self.cache.find(core, unmap.domain)?;
+        let removed = domain.unmap(&self.participant.pin(), unmap)?;
+        if removed.mappings != 0 {
+            self.credits.refund(removed.mappings, &core.pool);
+            core.counters.unmapped(removed.mappings);
+            self.note_removal(true);
+        }
+        Ok(())
+    }
+
+    /// The request being served needs the grace period.
+    #[inline]
+    fn note_removal(&mut self, removed: bool) {
+        if !removed {
+            return;
+        }
+        let mut skip = self.chain.writable_len() - TAIL_BYTES as u64;
+        for segment in self.chain.writable() {
+            let len = u64::from(segment.len);
+            if skip < len {
+                self.removals.push(Removal { status_gpa: segment.addr + skip });
+                return;
+            }
+            skip -= len;
+        }
+    }
+
+    /// Waits until no access that began under what this batch removed still runs. If one does not end, the requests
+    /// that removed something are answered DEVERR rather than never.
+    fn grace(&mut self) {
+        self.observe(|observer| observer.grace_begin());
+        let result = self.participant.synchronize(self.core.options.patience);
+        self.observe(|observer| observer.grace_end());
+        let counters = &self.core.counters;
+        counters.grace(self.removals.len() as u64);
+        if let Err(error) = result {
+            counters.stuck();
+            tracing::error!(%error, requests = self.removals.len(), "grace period given up");
+            let status = status(&RequestError::from(error));
+            for removal in &self.removals {
+                // Checked before the request was performed.
+                let _ = self.ram.write(removal.status_gpa, &[status as u8]);
+                counters.restate(Status::Ok, status);
+            }
+        } else {
+            let mappings = self.graveyard.clear(&self.participant);
+            self.credits.refund(mappings, &self.core.pool);
+        }
+        self.removals.clear();
+    }
+
+    #[cold]
+    fn fail(&mut self, error: &QueueError) {
+        tracing::error!(%error, "request queue broken; the device needs a reset");
+        self.broken = true;
+        self.core.broken.store(true, Ordering::Release);
+        self.interrupt.config();
+    }
+}
+
+impl QueueWorker for RequestWorker {
+    fn run(&mut self) -> Progress {
+        if self.broken {
+            return Progress::Idle;
+        }
+        self.core.faults.serve();
+        match self.batch() {
+            Ok(0) => Progress::Idle,
+            Ok(_) => Progress::Worked,
+            Err(error) => {
+                self.fail(&error);
+                Progress::Idle
+            }
+        }
+    }
+
+    fn suppress_kicks(&mut self, on: bool) {
+        if !self.broken
+            && let Err(error) = self.queue.set_kicks(&self.ram, !on)
+        {
+            self.fail(&error);
+        }
+    }
+}
+
+impl Drop for RequestWorker {
+    fn drop(&mut self) {
+        let mappings = self.graveyard.clear(&self.participant);
+        self.credits.refund(mappings, &self.core.pool);
+        self.credits.clear(&self.core.pool);
+        let observer = mem::take(&mut self.observer);
+        *self.core.observer.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = observer;
+        *self.core.indices.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            Some(self.queue.indices());
+    }
+}

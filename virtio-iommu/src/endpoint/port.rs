@@ -1,0 +1,139 @@
+//! An endpoint's way to memory: translated, permission-checked, faults reported.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use virtio_iommu_spec::{EndpointId, Iova};
+use vm_memory::VolatileSlice;
+
+use super::{Attachment, EndpointState, UnattachedPolicy};
+use crate::{
+    device::Core,
+    dma::{Access, DmaError, DmaMemory},
+    domain::{Domain, View},
+    epoch::{Guard, Participant, TooManyParticipants},
+    fault::FaultCause,
+    memory::GuestRam,
+    table::{MappingTable, Translation},
+};
+
+/// Why an endpoint has no port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PortError {
+    /// The device has no such endpoint.
+    #[error("endpoint {endpoint} does not exist")]
+    NoEndpoint {
+        /// The endpoint asked for.
+        endpoint: EndpointId,
+    },
+    /// Too many threads take part in the device's grace periods.
+    #[error(transparent)]
+    TooManyParticipants(#[from] TooManyParticipants),
+}
+
+/// One endpoint's access to memory. It may move between threads but is used by one at a time; an endpoint with
+/// several DMA engines has a port for each.
+pub struct EndpointPort {
+    participant: Participant,
+    endpoint: Arc<EndpointState>,
+    core: Arc<Core>,
+    ram: GuestRam,
+}
+
+impl EndpointPort {
+    pub(crate) fn new(core: Arc<Core>, endpoint: Arc<EndpointState>) -> Result<Self, TooManyParticipants> {
+        let participant = core.epoch.register()?;
+        let ram = core.ram.clone();
+        Ok(Self { participant, endpoint, core, ram })
+    }
+
+    /// Which endpoint it is.
+    pub fn id(&self) -> EndpointId {
+        self.endpoint.id
+    }
+
+    /// Starts a stretch of accesses: what they translate to stays valid until the view is dropped. Keep it short,
+    /// UNMAP waits for it; a view that is held for ever makes UNMAP fail.
+    #[inline]
+    pub fn pin(&self) -> EndpointDma<'_> {
+        EndpointDma { guard: self.participant.pin(), port: self }
+    }
+}
+
+/// Memory as an endpoint sees it. See [`EndpointPort::pin`].
+pub struct EndpointDma<'p> {
+    guard: Guard<'p>,
+    port: &'p EndpointPort,
+}
+
+impl EndpointDma<'_> {
+    /// Translates one address without touching memory: the answer of the table, of an IDENTITY region, or one to one
+    /// in bypass mode. A fault is reported as for an access.
+    ///
+    /// # Errors
+    /// [`DmaError::Fault`] when the access is refused.
+    #[inline]
+    pub fn translate(&self, iova: u64, access: Access) -> Result<Translation, DmaError> {
+        match self.port.endpoint.attachment.load(&self.guard) {
+            Attachment::Domain(domain) => match &domain.view {
+                View::Mapped(table) => match table.translate(&self.guard, Iova(iova)) {
+                    Some(found) if found.perms.allows(access) => Ok(found),
+                    found => self.refused(domain, iova, access, found.is_some()),
+                },
+                View::Bypass => Ok(one_to_one(iova)),
+            },
+            Attachment::Detached => self.detached(iova, access),
+            Attachment::Gone => Err(DmaError::Fault { addr: iova }),
+        }
+    }
+
+    #[cold]
+    fn refused(
+        &self,
+        domain: &Domain,
+        iova: u64,
+        access: Access,
+        mapped: bool,
+    ) -> Result<Translation, DmaError> {
+        if let Some(found) = domain.identity(&self.guard, iova, access) {
+            return Ok(found);
+        }
+        let cause = if mapped { FaultCause::Permission } else { FaultCause::NotMapped };
+        self.fault(cause, iova, access)
+    }
+
+    #[cold]
+    fn detached(&self, iova: u64, access: Access) -> Result<Translation, DmaError> {
+        let EndpointPort { core, endpoint, .. } = self.port;
+        if core.bypass_unattached() {
+            return Ok(one_to_one(iova));
+        }
+        if core.options.unattached == UnattachedPolicy::AllowIdentity
+            && let Some(region) = endpoint.properties.regions.identity_at(iova)
+        {
+            return Ok(Translation { run_end: region.end, ..one_to_one(iova) });
+        }
+        self.fault(FaultCause::Unattached, iova, access)
+    }
+
+    fn fault(&self, cause: FaultCause, iova: u64, access: Access) -> Result<Translation, DmaError> {
+        self.port.core.faults.report(cause, self.port.endpoint.id, iova, access);
+        Err(DmaError::Fault { addr: iova })
+    }
+}
+
+/// "All accesses from an endpoint in bypass mode are allowed and translated by the IOMMU using the identity function."
+fn one_to_one(iova: u64) -> Translation {
+    use crate::table::Perms;
+    Translation { gpa: virtio_iommu_spec::Gpa(iova), run_end: u64::MAX, perms: Perms::RW }
+}
+
+impl DmaMemory for EndpointDma<'_> {
+    #[inline]
+    fn slice(&self, addr: u64, len: u64, access: Access) -> Result<VolatileSlice<'_>, DmaError> {
+        let found = self.translate(addr, access)?;
+        // Bytes after the first that are translated alike, so that nothing here can overflow.
+        let more = (found.run_end - addr).min(len.max(1) - 1);
+        self.port.ram.slice(found.gpa.0, more + 1, access)
+    }
+}

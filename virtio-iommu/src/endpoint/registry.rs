@@ -1,0 +1,30 @@
+//! The device's side of an endpoint.
+
+use std::sync::Arc;
+
+use virtio_iommu_spec::EndpointId;
+
+use crate::{domain::Domain, epoch_cell::EpochCell, properties::EndpointProperties};
+
+/// What an endpoint is attached to.
+pub(crate) enum Attachment {
+    /// Nothing: bypass or refusal, as the device's state says at the time of the access.
+    Detached,
+    /// A domain.
+    Domain(Arc<Domain>),
+    /// The endpoint was removed.
+    Gone,
+}
+
+/// One endpoint. Its ports reach it by pointer, without the device's lock.
+pub(crate) struct EndpointState {
+    pub(crate) id: EndpointId,
+    pub(crate) properties: EndpointProperties,
+    pub(crate) attachment: EpochCell<Attachment>,
+}
+
+impl EndpointState {
+    pub(crate) fn new(id: EndpointId, properties: EndpointProperties) -> Self {
+        Self { id, properties, attachment: EpochCell::new(Attachment::Detached) }
+    }
+}

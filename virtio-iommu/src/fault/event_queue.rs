@@ -1,0 +1,179 @@
+//! The event queue: a bounded backlog that any thread fills, and one server at a time that empties it.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+};
+
+use virtio_iommu_spec::{
+    EVENT_QUEUE, EndpointId,
+    fault::{FAULT_BYTES, Fault},
+};
+use virtio_transport::Interrupt;
+
+use super::{FaultCause, FaultCounts, counts::Counters, record};
+use crate::{
+    dma::Access,
+    memory::GuestRam,
+    queue::{Chain, Queue, QueueError},
+    sync::{AtomicU64, Ordering, fence},
+};
+
+/// The event queue while the driver has it enabled.
+struct Active {
+    queue: Queue,
+    chain: Chain,
+    interrupt: Arc<dyn Interrupt>,
+}
+
+/// Where faults go.
+pub(crate) struct FaultSink {
+    backlog: Mutex<VecDeque<Fault>>,
+    capacity: usize,
+    /// Length of the backlog, so that whoever has served looks once more without a lock.
+    waiting: AtomicU64,
+    active: Mutex<Option<Active>>,
+    counters: Counters,
+    ram: GuestRam,
+}
+
+impl FaultSink {
+    pub(crate) fn new(capacity: usize, ram: GuestRam) -> Self {
+        Self {
+            backlog: Mutex::new(VecDeque::with_capacity(capacity.min(1024))),
+            capacity,
+            waiting: AtomicU64::new(0),
+            active: Mutex::new(None),
+            counters: Counters::default(),
+            ram,
+        }
+    }
+
+    /// The driver enabled the event queue.
+    pub(crate) fn activate(&self, queue: Queue, interrupt: Arc<dyn Interrupt>) {
+        *lock(&self.active) = Some(Active { queue, chain: Chain::new(), interrupt });
+    }
+
+    /// Reset: the queue is not touched any more, what waits is dropped.
+    pub(crate) fn deactivate(&self) {
+        *lock(&self.active) = None;
+        let mut backlog = lock(&self.backlog);
+        add(&self.counters.dropped_no_queue, backlog.len() as u64);
+        backlog.clear();
+        self.waiting.store(0, Ordering::Release);
+    }
+
+    /// Indices of the queue, to be saved.
+    pub(crate) fn indices(&self) -> Option<(u16, u16)> {
+        lock(&self.active).as_ref().map(|active| active.queue.indices())
+    }
+
+    /// Takes up saved indices.
+    pub(crate) fn set_indices(&self, (avail, used): (u16, u16)) {
+        if let Some(active) = lock(&self.active).as_mut() {
+            active.queue.set_indices(avail, used);
+        }
+    }
+
+    pub(crate) fn counts(&self) -> FaultCounts {
+        self.counters.snapshot(self.waiting.load(Ordering::Acquire))
+    }
+
+    /// Counts, logs and reports a refused access. Never waits for the driver; the lock is held for a push.
+    #[cold]
+    pub(crate) fn report(&self, cause: FaultCause, endpoint: EndpointId, address: u64, access: Access) {
+        let count = self.counters.fault(cause);
+        // Rate limit without a clock: the first, second, fourth, eighth, …
+        if count.is_power_of_two() {
+            tracing::warn!(?cause, %endpoint, address = format_args!("{address:#x}"), ?access, count, "IOMMU fault");
+        }
+        {
+            let mut backlog = lock(&self.backlog);
+            if backlog.len() >= self.capacity {
+                add(&self.counters.dropped_backlog, 1);
+            } else {
+                backlog.push_back(record(cause, endpoint, address, access));
+                self.waiting.store(backlog.len() as u64, Ordering::Release);
+            }
+        }
+        self.serve();
+    }
+
+    /// Puts what waits on the event queue, unless another thread is doing so: it looks again before it leaves.
+    pub(crate) fn serve(&self) {
+        loop {
+            // Between filling the backlog and trying the lock, and between releasing the lock and looking at the
+            // backlog: of two threads that do so at once, one sees the other, so no fault is left behind.
+            fence(Ordering::SeqCst);
+            if self.waiting.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            let mut active = match self.active.try_lock() {
+                Ok(active) => active,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            self.deliver_all(&mut active);
+        }
+    }
+
+    fn deliver_all(&self, slot: &mut Option<Active>) {
+        let mut delivered = 0;
+        while let Some(fault) = self.next() {
+            let Some(active) = slot.as_mut() else {
+                add(&self.counters.dropped_no_queue, 1);
+                continue;
+            };
+            match self.deliver(active, &fault) {
+                Ok(true) => delivered += 1,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "event queue broken; no more faults are reported until reset");
+                    add(&self.counters.dropped_no_queue, 1);
+                    *slot = None;
+                }
+            }
+        }
+        if let Some(active) = slot {
+            match active.queue.publish(&self.ram) {
+                Ok(true) => active.interrupt.queue(EVENT_QUEUE),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "event queue broken"),
+            }
+        }
+        add(&self.counters.delivered, delivered);
+    }
+
+    fn next(&self) -> Option<Fault> {
+        let mut backlog = lock(&self.backlog);
+        let fault = backlog.pop_front();
+        self.waiting.store(backlog.len() as u64, Ordering::Release);
+        fault
+    }
+
+    /// Writes one fault into the next buffer; `false` when it was dropped.
+    fn deliver(&self, active: &mut Active, fault: &Fault) -> Result<bool, QueueError> {
+        let Active { queue, chain, .. } = active;
+        if !queue.pop(&self.ram, chain)? {
+            add(&self.counters.dropped_no_buffer, 1);
+            return Ok(false);
+        }
+        // "If a buffer is too small to contain the fault report, the device SHOULD NOT use multiple buffers to
+        // describe it": it is returned unused and the report is dropped.
+        let usable = chain.fault().is_none() && chain.writable_len() >= FAULT_BYTES as u64;
+        let written = usable && matches!(chain.write_at(&self.ram, 0, &fault.encode()), Ok(FAULT_BYTES));
+        queue.push_used(&self.ram, chain.head(), if written { FAULT_BYTES as u32 } else { 0 })?;
+        if !written {
+            add(&self.counters.dropped_bad_buffer, 1);
+        }
+        Ok(written)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
