@@ -1,6 +1,7 @@
 //! How an endpoint reaches memory: a view for each burst.
 
 use virtio_iommu::{
+    EndpointDma, EndpointPort,
     dma::{Access, DmaError, DmaMemory},
     memory::GuestRam,
 };
@@ -18,6 +19,16 @@ pub trait DmaPort: Send {
 
     /// Takes a view.
     fn pin(&self) -> Self::Memory<'_>;
+}
+
+/// Behind the virtio-iommu: addresses are I/O virtual.
+impl DmaPort for EndpointPort {
+    type Memory<'a> = EndpointDma<'a>;
+
+    #[inline]
+    fn pin(&self) -> EndpointDma<'_> {
+        EndpointPort::pin(self)
+    }
 }
 
 /// No IOMMU in between: addresses are guest-physical.
