@@ -62,10 +62,10 @@ fn payload_lengths_that_lie_are_refused() {
         let mut lying = frame(Kind::Data, 0, &[1; 100], 0, 1);
         lying[22..26].copy_from_slice(&announced.to_le_bytes());
         rig.send(&lying, 12);
+        rig.kick();
     }
     rig.send(&frame(Kind::Request, 0, &[1; 100], 65537, 0), 12);
     rig.kick();
-    // Each overwrote the one before; all four chains read the last frame, which asks for too much.
     assert_eq!((rig.nic.counters().malformed, rig.nic.counters().tx_frames), (4, 0));
 }
 

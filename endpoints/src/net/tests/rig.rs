@@ -12,7 +12,7 @@ use virtio_transport::{
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::{
-    DirectPort, NetConfig, RX_QUEUE, TX_QUEUE, VirtioNet,
+    DirectPort, DmaObserver, NetConfig, NoObserver, RX_QUEUE, TX_QUEUE, VirtioNet,
     frame::{HEADER_BYTES, Header, Kind, NET_HEADER_BYTES},
 };
 
@@ -101,9 +101,9 @@ impl Interrupt for Line {
 
 pub(super) type Nic = VirtioNet<DirectPort>;
 
-pub(super) struct Rig {
+pub(super) struct Rig<O: DmaObserver = NoObserver> {
     pub(super) memory: Arc<GuestMemoryMmap>,
-    pub(super) nic: Arc<Nic>,
+    pub(super) nic: Arc<VirtioNet<DirectPort, O>>,
     pub(super) line: Arc<Line>,
     pub(super) rx: Ring,
     pub(super) tx: Ring,
@@ -112,6 +112,8 @@ pub(super) struct Rig {
 /// Buffers lie from here on; the rings below.
 pub(super) const BUFFERS: u64 = 0x10_0000;
 pub(super) const RX_BUFFERS: u64 = 0x20_0000;
+/// From one receive buffer to the next; 64 of them fit.
+pub(super) const BUFFER_STRIDE: u64 = 0x7000;
 
 impl Rig {
     pub(super) fn new(config: NetConfig) -> Self {
@@ -119,12 +121,25 @@ impl Rig {
     }
 
     pub(super) fn in_mode(config: NetConfig, mode: ServiceMode) -> Self {
+        Self::observed(config, mode, NoObserver)
+    }
+}
+
+impl<O: DmaObserver> Rig<O> {
+    pub(super) fn observed(config: NetConfig, mode: ServiceMode, observer: O) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES as usize)]).unwrap();
         let memory = Arc::new(memory);
         let port = DirectPort::new(GuestRam::new(Arc::clone(&memory)).unwrap());
-        let nic = Arc::new(VirtioNet::new(config, mode, port).unwrap());
+        let nic = Arc::new(VirtioNet::with_observer(config, mode, port, observer).unwrap());
         let (rx, tx) = (Ring::new(&memory, RX_QUEUE, 0x1_0000), Ring::new(&memory, TX_QUEUE, 0x2_0000));
         Self { memory, nic, line: Arc::default(), rx, tx }
+    }
+
+    /// The driver starts over after a reset.
+    pub(super) fn clear_rings(&mut self) {
+        self.memory.write_slice(&[0; 0x2_0000], GuestAddress(0x1_0000)).unwrap();
+        (self.rx, self.tx) =
+            (Ring::new(&self.memory, RX_QUEUE, 0x1_0000), Ring::new(&self.memory, TX_QUEUE, 0x2_0000));
     }
 
     pub(super) fn activation(&self) -> Activation {
@@ -140,7 +155,7 @@ impl Rig {
     /// Posts receive buffers of `len` bytes each, in descriptors 0..count.
     pub(super) fn post(&mut self, count: u16, len: u32) {
         for at in 0..count {
-            self.rx.describe(at, (RX_BUFFERS + u64::from(at) * 0x1_2000 % 0x1e_0000, len, WRITE, 0));
+            self.rx.describe(at, (RX_BUFFERS + u64::from(at) * BUFFER_STRIDE, len, WRITE, 0));
             self.rx.offer(at);
         }
     }

@@ -1,13 +1,15 @@
 //! Frames that go as they should.
 
-use std::sync::{Arc, Mutex, atomic::Ordering};
+use std::sync::{
+    Arc, Mutex, OnceLock, Weak,
+    atomic::{AtomicU64, Ordering},
+};
 
-use virtio_iommu::memory::GuestRam;
-use virtio_transport::{NoInterrupt, ServiceMode, VirtioDevice};
+use virtio_transport::{Interrupt, ServiceMode, VirtioDevice};
 
 use super::rig::*;
 use crate::{
-    DirectPort, Direction, NetConfig, NetCounters, Stamped, VirtioNet,
+    Direction, NetConfig, NetCounters, RX_QUEUE, Stamped,
     frame::{Kind, MAX_PAYLOAD_BYTES, NET_HEADER_BYTES, NUM_BUFFERS_OFFSET},
 };
 
@@ -78,7 +80,7 @@ fn a_64_kib_frame_passes_both_ways_through_merged_buffers() {
     assert_eq!(used.iter().map(|(_, len)| *len as usize).sum::<usize>(), total);
     let pieces = used
         .iter()
-        .map(|(head, len)| rig.bytes(RX_BUFFERS + u64::from(*head) * 0x1_2000 % 0x1e_0000, *len as usize));
+        .map(|(head, len)| rig.bytes(RX_BUFFERS + u64::from(*head) * BUFFER_STRIDE, *len as usize));
     let received: Vec<u8> = pieces.flatten().collect();
     assert_eq!(received[NUM_BUFFERS_OFFSET..NET_HEADER_BYTES], (used.len() as u16).to_le_bytes());
     let (response, body) = split(&received);
@@ -113,64 +115,104 @@ fn without_buffers_frames_wait_then_transmission_stops_and_all_resumes() {
     assert_eq!((rig.tx.collect().len(), rig.nic.counters().tx_frames), (4, 4));
     assert!(rig.rx.wants_kicks());
     rig.post(6, 128);
-    rig.nic.notify(super::super::RX_QUEUE);
+    rig.nic.notify(RX_QUEUE);
     assert_eq!((rig.tx.collect().len(), rig.rx.collect().len()), (2, 6));
     assert!(!rig.rx.wants_kicks());
     assert_eq!(rig.nic.counters().frames_dropped, 0);
 }
 
-#[test]
-fn it_serves_in_every_mode_and_again_after_a_reset() {
-    for mode in [ServiceMode::Inline, ServiceMode::Thread, ServiceMode::Poll] {
-        for _ in 0..2 {
-            let mut rig = Rig::in_mode(unmerged(), mode).start();
-            rig.post(32, 256);
-            for seq in 0..32 {
-                rig.send(&frame(Kind::Request, seq, &payload(100), 100, 0), 12);
-                if rig.tx.wants_kicks() {
-                    rig.kick();
-                }
-                while rig.rx.collect().is_empty() {
-                    std::thread::yield_now();
-                }
-            }
-            rig.nic.reset();
-            let counters = rig.nic.counters();
-            assert_eq!(
-                (counters.tx_frames, counters.rx_frames, counters.bytes_verified),
-                (32, 32, 3200),
-                "{mode:?}"
-            );
-            let fresh = Rig::in_mode(unmerged(), mode);
-            assert_eq!(fresh.nic.counters(), NetCounters::default());
-            rig.nic.activate(rig.activation(), rig.line.clone()).unwrap();
-            assert!(!rig.nic.needs_reset());
+/// 32 round trips, each waited for; the rings are new.
+fn round_trips(rig: &mut Rig) {
+    rig.post(32, 256);
+    for seq in 0..32 {
+        rig.send(&frame(Kind::Request, seq, &payload(100), 100, 0), 12);
+        if rig.tx.wants_kicks() {
+            rig.kick();
+        }
+        while rig.rx.collect().is_empty() {
+            std::thread::yield_now();
         }
     }
 }
 
 #[test]
+fn it_serves_in_every_mode_and_again_after_a_reset() {
+    for mode in [ServiceMode::Inline, ServiceMode::Thread, ServiceMode::Poll] {
+        let mut rig = Rig::in_mode(unmerged(), mode).start();
+        round_trips(&mut rig);
+        rig.nic.reset();
+        rig.clear_rings();
+        let mut rig = rig.start();
+        round_trips(&mut rig);
+        rig.nic.reset();
+        let counters = rig.nic.counters();
+        assert_eq!(
+            (counters.tx_frames, counters.rx_frames, counters.bytes_verified),
+            (64, 64, 6400),
+            "{mode:?}"
+        );
+        assert!(!rig.nic.needs_reset());
+    }
+}
+
+#[test]
 fn an_observer_sees_every_frame_and_can_be_read_after_reset() {
-    let rig = Rig::new(unmerged());
-    let mut tx = rig.tx;
-    let ticks = std::sync::atomic::AtomicU64::new(0);
+    let ticks = AtomicU64::new(0);
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&seen);
     let observer = Stamped::new(
         move || ticks.fetch_add(7, Ordering::SeqCst),
         move |direction, bytes, ticks| sink.lock().unwrap().push((direction, bytes, ticks)),
     );
-    let port = DirectPort::new(GuestRam::new(Arc::clone(&rig.memory)).unwrap());
-    let nic = VirtioNet::with_observer(unmerged(), ServiceMode::Inline, port, observer).unwrap();
-    let mut rig = Rig { tx: std::mem::replace(&mut tx, Rig::new(unmerged()).tx), ..Rig::new(unmerged()) };
-    rig.memory = Arc::clone(&rig.tx.memory);
-    rig.rx.memory = Arc::clone(&rig.tx.memory);
-    nic.activate(rig.activation(), Arc::new(NoInterrupt)).unwrap();
+    let mut rig = Rig::observed(unmerged(), ServiceMode::Inline, observer).start();
     rig.post(1, 128);
     rig.send(&frame(Kind::Request, 0, &payload(30), 20, 0), 12);
-    nic.notify(1);
+    rig.kick();
     assert_eq!(*seen.lock().unwrap(), [(Direction::FromGuest, 30, 7), (Direction::ToGuest, 20, 7)]);
-    assert!(nic.observer(|_| ()).is_none());
-    nic.reset();
-    assert!(nic.observer(|_| ()).is_some());
+    assert!(rig.nic.observer(|_| ()).is_none());
+    rig.nic.reset();
+    assert!(rig.nic.observer(|_| ()).is_some());
+}
+
+/// An interrupt handler that kicks, as a driver that refills its ring does.
+struct KickBack(OnceLock<Weak<Nic>>);
+
+impl Interrupt for KickBack {
+    fn queue(&self, index: u16) {
+        if let Some(nic) = self.0.get().and_then(Weak::upgrade) {
+            nic.notify(index);
+        }
+    }
+    fn config(&self) {}
+}
+
+#[test]
+fn an_interrupt_handler_may_kick() {
+    let mut rig = Rig::new(unmerged());
+    let line = Arc::new(KickBack(OnceLock::new()));
+    line.0.set(Arc::downgrade(&rig.nic)).unwrap();
+    rig.nic.activate(rig.activation(), line).unwrap();
+    rig.post(1, 128);
+    rig.send(&frame(Kind::Request, 0, &payload(1), 1, 0), 12);
+    rig.kick();
+    assert_eq!((rig.rx.collect().len(), rig.nic.counters().kicks, rig.nic.failed()), (1, 3, None));
+}
+
+#[test]
+fn a_flood_of_acknowledgements_comes_in_bounded_bursts() {
+    let mut rig = Rig::new(unmerged()).start();
+    // One frame of 65536 one-byte segments, each to be acknowledged, and a receive ring of 64.
+    let mut flood = frame(Kind::Data, 0, &payload(MAX_PAYLOAD_BYTES), 0, 1);
+    flood[36..38].copy_from_slice(&1u16.to_le_bytes());
+    rig.post(SIZE, 128);
+    rig.send(&flood, 12);
+    rig.kick();
+    assert_eq!(rig.rx.collect().len(), usize::from(SIZE));
+    let mut delivered = u64::from(SIZE);
+    while rig.rx.wants_kicks() {
+        rig.post(SIZE, 128);
+        rig.nic.notify(RX_QUEUE);
+        delivered += rig.rx.collect().len() as u64;
+    }
+    assert_eq!((delivered, rig.nic.counters().acks), (65536, 65536));
 }
