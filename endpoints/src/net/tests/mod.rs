@@ -1,5 +1,6 @@
 //! The device against a driver's rings laid out by hand in guest memory.
 
 mod hostile;
+mod platform;
 mod rig;
 mod traffic;

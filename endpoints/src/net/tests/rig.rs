@@ -34,7 +34,7 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    fn new(memory: &Arc<GuestMemoryMmap>, index: u16, base: u64) -> Self {
+    pub(super) fn new(memory: &Arc<GuestMemoryMmap>, index: u16, base: u64) -> Self {
         let layout = QueueLayout { index, size: SIZE, desc: base, avail: base + 0x1000, used: base + 0x2000 };
         Self { memory: Arc::clone(memory), layout, avail: 0, used: 0 }
     }
