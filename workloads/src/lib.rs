@@ -1,1 +1,41 @@
-//! (skeleton)
+//! The guest side: scenarios, and the drivers that a Linux guest would run.
+//!
+//! The device side is reached in two ways only: bytes in guest memory, and register accesses through [`Bus`].
+//!
+//! # Plugging it together
+//!
+//! ```text
+//! let scenario = scenario::find("netperf-strict")?;         // or scenario::load(path)
+//! scenario.set("message_bytes", "64K")?;                     // --set KEY=VALUE
+//! for case in scenario.expand()? {                           // Vec<CaseSpec { id, endpoint, mode, test, params }>
+//!     let p: &Params = &case.params;                         // typed; `case.param_map()` for run.json
+//!     let memory: Arc<GuestMemoryMmap> = /* p.guest_memory_mib */;
+//!     let guest = Guest { memory, net_bus, iommu_bus: Option<Arc<dyn Bus>>, endpoint: EndpointId(..),
+//!                         clock: Arc<dyn Clock>, recorder: Arc<dyn Recorder>, seed, watchdog };
+//!     let mut run = Netperf::new(guest, &case)?;             // drivers probed, rings posted, domain attached
+//!     let stats = run.run_slice(Stop::Deadline { at_ns }, &cancel)?;   // as often as wanted
+//!     let counts: Counts = run.counts();                     // cumulative since set-up; stats.counts is the slice's
+//!     run.shutdown()?;                                       // unmaps everything, resets both devices
+//! }
+//! ```
+//!
+//! The modes are those of [`dma::Mode`]: `off` needs no IOMMU bus; the other three do.
+//! With `Stop::Packets` and a [`VirtualClock`] and a device that works inline, counts depend on the seed and the
+//! parameters alone.
+
+pub mod bus;
+pub mod clock;
+pub mod dma;
+pub mod frame;
+pub mod iommu;
+pub mod memory;
+pub mod mmio;
+pub mod pages;
+pub mod ring;
+pub mod scenario;
+mod wait;
+
+pub use bus::Bus;
+pub use clock::{Clock, MonotonicClock, NullRecorder, Recorder, VirtualClock};
+pub use dma::Mode;
+pub use scenario::{CaseSpec, Params, Scenario, Test};

@@ -1,0 +1,129 @@
+//! The parameters of a case: their ranges, defaults and meaning, in one table.
+
+use super::value::Value;
+
+/// What a parameter accepts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Accepts {
+    /// Whole numbers from the first to the second.
+    Int(u64, u64),
+    /// Powers of two from the first to the second.
+    PowerOfTwo(u64, u64),
+    /// Multiples of the third from the first to the second.
+    Multiple(u64, u64, u64),
+    /// Numbers from the first to the second.
+    Float(f64, f64),
+    /// One of these words.
+    Word(&'static [&'static str]),
+}
+
+impl std::fmt::Display for Accepts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::Int(low, high) => write!(f, "a whole number from {low} to {high}"),
+            Self::PowerOfTwo(low, high) => write!(f, "a power of two from {low} to {high}"),
+            Self::Multiple(low, high, of) => write!(f, "a multiple of {of} from {low} to {high}"),
+            Self::Float(low, high) => write!(f, "a number from {low:.1} to {high:.1}"),
+            Self::Word(words) => write!(f, "one of {}", words.join(", ")),
+        }
+    }
+}
+
+impl Accepts {
+    /// Whether `value` is of the right type and in range; whole numbers pass for fractions.
+    pub fn takes(&self, value: &Value) -> bool {
+        match (*self, value) {
+            (Self::Int(low, high), Value::Int(n)) => (low..=high).contains(n),
+            (Self::PowerOfTwo(low, high), Value::Int(n)) => (low..=high).contains(n) && n.is_power_of_two(),
+            (Self::Multiple(low, high, of), Value::Int(n)) => {
+                (low..=high).contains(n) && n.is_multiple_of(of)
+            }
+            (Self::Float(low, high), Value::Float(x)) => (low..=high).contains(x),
+            (Self::Word(words), Value::Text(word)) => words.contains(&word.as_str()),
+            _ => false,
+        }
+    }
+}
+
+/// One parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What it accepts.
+    pub accepts: Accepts,
+    /// What it is when nobody sets it, as it would be written.
+    pub default: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+const fn key(name: &'static str, accepts: Accepts, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, accepts, default, meaning }
+}
+
+/// Every parameter, by name.
+pub const KEYS: [Key; 17] = [
+    key(
+        "ack_every",
+        Accepts::Int(1, 64),
+        "2",
+        "segments the peer receives before it sends one ACK (TCP_STREAM)",
+    ),
+    key("flows", Accepts::Int(1, 1024), "1", "connections, all driven by one guest CPU"),
+    key("flush_entries", Accepts::Int(1, 65536), "256", "lazy mode: unmaps held back before a flush"),
+    key(
+        "flush_ms",
+        Accepts::Int(1, 10_000),
+        "10",
+        "lazy mode: longest time an unmap is held back, in milliseconds",
+    ),
+    key(
+        "frag_bytes",
+        Accepts::Multiple(4096, 65536, 4096),
+        "32768",
+        "largest piece of payload, mapped by itself, in bytes",
+    ),
+    key("guest_memory_mib", Accepts::Int(16, 16384), "256", "guest RAM in MiB"),
+    key(
+        "iommu_ring_size",
+        Accepts::PowerOfTwo(2, 32768),
+        "256",
+        "descriptors of the IOMMU's request queue, 2 a request",
+    ),
+    key(
+        "message_bytes",
+        Accepts::Int(1, 1 << 20),
+        "16384",
+        "bytes of one send (TCP_STREAM), or of request and of response (TCP_RR)",
+    ),
+    key("mtu", Accepts::Int(576, 9216), "1500", "bytes of an IP packet; a segment's payload is 52 less"),
+    key("ring_size", Accepts::PowerOfTwo(4, 32768), "256", "descriptors of each of the NIC's rings"),
+    key("rx_buffer_bytes", Accepts::Multiple(2048, 65536, 2048), "4096", "bytes of a receive buffer"),
+    key("rx_buffers", Accepts::Int(1, 32768), "256", "receive buffers posted"),
+    key(
+        "rx_recycle",
+        Accepts::Float(0.0, 1.0),
+        "0.0",
+        "fraction of receive buffers whose pages are reused while they stay mapped",
+    ),
+    key(
+        "service",
+        Accepts::Word(&["auto", "inline", "thread", "poll"]),
+        "auto",
+        "where devices work: on the kicking thread, on a sleeping thread, on a polling thread",
+    ),
+    key("tso_bytes", Accepts::Int(512, 65536), "65536", "most payload handed to the NIC at once, in bytes"),
+    key("tx_batch", Accepts::Int(1, 256), "1", "packets queued before one kick"),
+    key(
+        "window_bytes",
+        Accepts::Int(2048, 1 << 26),
+        "262144",
+        "bytes of a flow that may be unacknowledged (TCP_STREAM)",
+    ),
+];
+
+/// The parameter of that name.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}

@@ -1,0 +1,148 @@
+//! The parameters of one case, typed.
+
+use std::collections::BTreeMap;
+
+use super::{
+    keys::{Accepts, KEYS},
+    value::{Value, parse_int},
+};
+
+/// One millionth: `rx_recycle` is kept as so many of them, so that counts derived from it are exact.
+pub const PPM: u32 = 1_000_000;
+/// Ethernet, IPv4 and TCP header with timestamps: what a frame's header stands for, in bytes.
+const IP_TCP_BYTES: u32 = 52;
+
+/// Where devices work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// Inline where there are fewer cores than busy threads, on a thread elsewhere.
+    Auto,
+    /// On the kicking thread.
+    Inline,
+    /// On a thread that sleeps until it is kicked.
+    Thread,
+    /// On a thread that polls.
+    Poll,
+}
+
+/// The parameters of one case; [`KEYS`] says what they mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are the rows of KEYS, where they are documented")]
+pub struct Params {
+    pub ack_every: u16,
+    pub flows: u16,
+    pub flush_entries: u32,
+    pub flush_ms: u32,
+    pub frag_bytes: u32,
+    pub guest_memory_mib: u32,
+    pub iommu_ring_size: u16,
+    pub message_bytes: u32,
+    pub mtu: u16,
+    pub ring_size: u16,
+    pub rx_buffer_bytes: u32,
+    pub rx_buffers: u16,
+    /// `rx_recycle` in millionths.
+    pub rx_recycle_ppm: u32,
+    pub service: Service,
+    pub tso_bytes: u32,
+    pub tx_batch: u16,
+    pub window_bytes: u32,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self::from_map(&BTreeMap::new())
+    }
+}
+
+impl Params {
+    /// Largest payload of one segment on the wire, in bytes.
+    pub fn mss(&self) -> u16 {
+        (u32::from(self.mtu) - IP_TCP_BYTES) as u16
+    }
+
+    /// Payload of one packet handed to the NIC when the stream has enough, in bytes: whole segments, at least one.
+    pub fn segment_bytes(&self) -> u32 {
+        let mss = u32::from(self.mss());
+        if self.tso_bytes < mss { self.tso_bytes } else { self.tso_bytes / mss * mss }
+    }
+
+    /// The parameters with `values` in place of defaults. Values must have passed their key's [`Accepts`]; one that
+    /// has not is ignored.
+    pub(super) fn from_map(values: &BTreeMap<&'static str, Value>) -> Self {
+        let int = |name| match values.get(name).or(default_of(name).as_ref()) {
+            Some(Value::Int(value)) => *value,
+            _ => 0,
+        };
+        let small = |name| u16::try_from(int(name)).unwrap_or(u16::MAX);
+        let wide = |name| u32::try_from(int(name)).unwrap_or(u32::MAX);
+        let fraction = match values.get("rx_recycle") {
+            Some(Value::Float(value)) => *value,
+            _ => 0.0,
+        };
+        let service = match values.get("service") {
+            Some(Value::Text(word)) => service(word),
+            _ => Service::Auto,
+        };
+        Self {
+            ack_every: small("ack_every"),
+            flows: small("flows"),
+            flush_entries: wide("flush_entries"),
+            flush_ms: wide("flush_ms"),
+            frag_bytes: wide("frag_bytes"),
+            guest_memory_mib: wide("guest_memory_mib"),
+            iommu_ring_size: small("iommu_ring_size"),
+            message_bytes: wide("message_bytes"),
+            mtu: small("mtu"),
+            ring_size: small("ring_size"),
+            rx_buffer_bytes: wide("rx_buffer_bytes"),
+            rx_buffers: small("rx_buffers"),
+            rx_recycle_ppm: (fraction * f64::from(PPM)).round() as u32,
+            service,
+            tso_bytes: wide("tso_bytes"),
+            tx_batch: small("tx_batch"),
+            window_bytes: wide("window_bytes"),
+        }
+    }
+}
+
+fn service(word: &str) -> Service {
+    match word {
+        "inline" => Service::Inline,
+        "thread" => Service::Thread,
+        "poll" => Service::Poll,
+        _ => Service::Auto,
+    }
+}
+
+/// The default of a parameter as a value.
+pub(super) fn default_of(name: &str) -> Option<Value> {
+    let key = KEYS.iter().find(|key| key.name == name)?;
+    Some(match key.accepts {
+        Accepts::Word(_) => Value::Text(key.default.to_owned()),
+        Accepts::Float(..) => Value::Float(key.default.parse().ok()?),
+        _ => Value::Int(parse_int(key.default)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_accepted_and_the_table_is_sorted() {
+        for key in &KEYS {
+            let value = default_of(key.name).unwrap();
+            assert!(key.accepts.takes(&value), "{}", key.name);
+        }
+        assert!(KEYS.is_sorted_by(|a, b| a.name < b.name));
+    }
+
+    #[test]
+    fn segments_are_whole() {
+        let params = Params::default();
+        assert_eq!((params.mss(), params.segment_bytes()), (1448, 65160));
+        assert_eq!(Params { tso_bytes: 1000, ..params.clone() }.segment_bytes(), 1000);
+        assert_eq!(Params { mtu: 9000, ..params }.segment_bytes(), 7 * 8948);
+    }
+}
