@@ -92,7 +92,9 @@ impl MmioTransport {
             reg::VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupts.status(),
             reg::VIRTIO_MMIO_STATUS => self.status(),
             // A shared-memory region that does not exist has length and base of all ones (4.2.2).
-            reg::VIRTIO_MMIO_SHM_LEN_LOW..=reg::VIRTIO_MMIO_SHM_BASE_HIGH if offset % 4 == 0 => u32::MAX,
+            reg::VIRTIO_MMIO_SHM_LEN_LOW..=reg::VIRTIO_MMIO_SHM_BASE_HIGH if offset.is_multiple_of(4) => {
+                u32::MAX
+            }
             reg::VIRTIO_MMIO_CONFIG_GENERATION => self.device.config_generation(),
             reg::VIRTIO_MMIO_CONFIG.. => {
                 let mut word = [0; 4];

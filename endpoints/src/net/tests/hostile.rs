@@ -116,7 +116,7 @@ fn a_broken_ring_stops_the_device_until_reset() {
 fn rings_out_of_reach_are_refused_at_activation() {
     let rig = Rig::new(unmerged());
     for (desc, used) in
-        [(RAM_BYTES, rig.tx.layout.used), (rig.tx.layout.desc, RAM_BYTES - 4), (8, 0), (u64::MAX & !15, 0)]
+        [(RAM_BYTES, rig.tx.layout.used), (rig.tx.layout.desc, RAM_BYTES - 4), (8, 0), (!15, 0)]
     {
         let mut activation = rig.activation();
         activation.queues[1].desc = desc;
