@@ -75,7 +75,8 @@ impl Default for Patience {
 impl Epoch {
     /// An empty set of participants. Asymmetric fences fall back to symmetric where the kernel lacks them.
     pub fn new(fences: Fences) -> Self {
-        let slot = || CachePadded::new(Slot { pin: AtomicU64::new(QUIESCENT), claimed: AtomicBool::new(false) });
+        let slot =
+            || CachePadded::new(Slot { pin: AtomicU64::new(QUIESCENT), claimed: AtomicBool::new(false) });
         Self(Arc::new(Shared {
             epoch: CachePadded::new(AtomicU64::new(1)),
             used: AtomicUsize::new(0),
@@ -101,7 +102,9 @@ impl Epoch {
             .slots
             .iter()
             // AcqRel pairs with the Release in `Participant::drop`: the slot's former owner is done with it.
-            .position(|slot| slot.claimed.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+            .position(|slot| {
+                slot.claimed.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            })
             .ok_or(TooManyParticipants)?;
         shared.used.fetch_max(number + 1, Ordering::AcqRel);
         shared.registered.fetch_add(1, Ordering::AcqRel);
@@ -207,6 +210,11 @@ impl Participant {
         if others.into_iter().all(|number| shared.has_passed(number, target)) {
             sealed.1.clear();
         }
+    }
+
+    #[cfg(all(test, loom))]
+    pub(crate) fn collect_for_model(&self) {
+        self.collect();
     }
 
     /// Number of objects retired and not yet freed.

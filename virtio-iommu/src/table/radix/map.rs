@@ -24,10 +24,24 @@ enum Single {
 }
 
 impl RadixTable {
+    #[inline]
     pub(super) fn map_range(&self, guard: &Guard<'_>, mapping: &Mapping) -> Result<(), MapError> {
-        if mapping.range.end() > self.geometry.last() {
+        let range = mapping.range;
+        if range.end() > self.geometry.last() {
             return Err(MapError::OutOfMemory);
         }
+        if self.geometry.is_granule(range) {
+            let leaf = Word::leaf(range.start(), mapping.gpa.0, mapping.perms);
+            if self.granule_slot(guard, range.start()).is_some_and(|slot| slot.replace(Word::EMPTY, leaf)) {
+                return Ok(());
+            }
+        }
+        self.map_slowly(guard, mapping)
+    }
+
+    /// Whatever is not a granule with tables above it and nothing in its way.
+    #[inline(never)]
+    fn map_slowly(&self, guard: &Guard<'_>, mapping: &Mapping) -> Result<(), MapError> {
         match self.geometry.single_slot_level(mapping.range) {
             Some(level) => match self.map_single(guard, mapping, level) {
                 Err(Single::HasTable) => self.map_shared(guard, mapping),
@@ -76,7 +90,13 @@ impl RadixTable {
     }
 
     /// Makes room where another mapping's object stands, if that mapping is not live.
-    fn displace(&self, guard: &Guard<'_>, at: &At<'_>, other: &Shared, range: IovaRange) -> Result<Step, MapError> {
+    fn displace(
+        &self,
+        guard: &Guard<'_>,
+        at: &At<'_>,
+        other: &Shared,
+        range: IovaRange,
+    ) -> Result<Step, MapError> {
         if self.settle(guard, other) {
             return Err(MapError::Overlap { range });
         }
@@ -152,7 +172,9 @@ impl RadixTable {
             Entry::Shared(other) if std::ptr::eq(other, object) => Ok(past),
             Entry::Shared(other) => self.displace(guard, at, other, range).map_err(Taken::Failed),
             Entry::Leaf { .. } => Err(Taken::Failed(MapError::Overlap { range })),
-            Entry::Table(child) if at.within(range) && child.looks_empty() => Ok(self.drop_empty(guard, at, child)),
+            Entry::Table(child) if at.within(range) && child.looks_empty() => {
+                Ok(self.drop_empty(guard, at, child))
+            }
             Entry::Table(_) => Ok(Step::Descend),
             Entry::Empty if at.word.is_frozen() => Ok(Step::Thaw),
             Entry::Empty if object.state() != State::Pending => Err(Taken::Decided),
@@ -168,7 +190,13 @@ impl RadixTable {
 
     /// A table of `level` that starts at `start`, already filled with the object wherever its range reaches: so the
     /// slots under one empty slot are taken in one step, and in ascending order with all others.
-    fn subtree(&self, guard: &Guard<'_>, object: &Shared, level: u32, start: u64) -> Result<Box<Node>, MapError> {
+    fn subtree(
+        &self,
+        guard: &Guard<'_>,
+        object: &Shared,
+        level: u32,
+        start: u64,
+    ) -> Result<Box<Node>, MapError> {
         let range = object.range();
         let mut node = self.new_node(guard)?;
         let slot_bytes = 1u64 << self.geometry.shift(level);

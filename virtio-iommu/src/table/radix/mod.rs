@@ -17,9 +17,9 @@
 #![allow(unsafe_code, reason = "entries are tagged pointers to tables and mappings that guards keep alive")]
 
 mod entry;
-#[cfg(all(test, loom))]
-mod loom;
 mod map;
+#[cfg(all(test, loom))]
+mod models;
 mod node;
 mod reclaim;
 mod shared;
@@ -51,7 +51,9 @@ pub const MAX_GRANULE_SHIFT: u32 = 30;
 
 /// The granule does not fit the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a radix table needs a granule of 2^{MIN_GRANULE_SHIFT} to 2^{MAX_GRANULE_SHIFT} bytes, not 2^{shift}")]
+#[error(
+    "a radix table needs a granule of 2^{MIN_GRANULE_SHIFT} to 2^{MAX_GRANULE_SHIFT} bytes, not 2^{shift}"
+)]
 pub struct BadGranule {
     /// The granule asked for, as a power of two.
     pub shift: u32,
@@ -80,7 +82,12 @@ impl RadixTable {
     ///
     /// # Errors
     /// When the granule is smaller than 4 KiB or larger than 1 GiB.
-    pub fn new(epoch: &Epoch, granule_shift: u32, address_bits: u32, max_bytes: u64) -> Result<Self, BadGranule> {
+    pub fn new(
+        epoch: &Epoch,
+        granule_shift: u32,
+        address_bits: u32,
+        max_bytes: u64,
+    ) -> Result<Self, BadGranule> {
         if !(MIN_GRANULE_SHIFT..=MAX_GRANULE_SHIFT).contains(&granule_shift) {
             return Err(BadGranule { shift: granule_shift });
         }
@@ -100,7 +107,10 @@ impl RadixTable {
 
     #[inline(always)]
     fn check(&self, guard: &Guard<'_>) {
-        assert!(guard.belongs_to(&self.epoch), "a guard of another device's participants protects nothing here");
+        assert!(
+            guard.belongs_to(&self.epoch),
+            "a guard of another device's participants protects nothing here"
+        );
     }
 }
 

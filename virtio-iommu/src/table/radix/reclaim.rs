@@ -21,7 +21,9 @@ impl RadixTable {
         let count = self.nodes.fetch_add(1, Ordering::Relaxed) + 1;
         let capped = count > self.max_nodes;
         // At the cap a sweep is worth its time only if an UNMAP may have left empty tables since the last one.
-        if count > self.sweep_at.load(Ordering::Relaxed) || capped && self.emptied.swap(false, Ordering::Relaxed) {
+        if count > self.sweep_at.load(Ordering::Relaxed)
+            || capped && self.emptied.swap(false, Ordering::Relaxed)
+        {
             self.sweep(guard);
         }
         if capped && self.nodes.load(Ordering::Relaxed) > self.max_nodes {
@@ -40,6 +42,11 @@ impl RadixTable {
         } else if !self.emptied.load(Ordering::Relaxed) {
             self.emptied.store(true, Ordering::Relaxed);
         }
+    }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn prune_for_model(&self, guard: &Guard<'_>) {
+        self.prune(guard, 0);
     }
 
     /// Unlinks the tables on the way to `va` that look empty, from the lowest up.

@@ -37,7 +37,8 @@ enum Op {
 
 /// Addresses cluster around the places where slots of each level meet.
 fn page() -> impl Strategy<Value = u64> {
-    let base = prop_oneof![Just(0u64), Just(512), Just(512 * 512), Just(512 * 512 * 512), Just((1 << 36) - 1041)];
+    let base =
+        prop_oneof![Just(0u64), Just(512), Just(512 * 512), Just(512 * 512 * 512), Just((1 << 36) - 1041)];
     (base, 0u64..1040).prop_map(|(base, offset)| base + offset)
 }
 
@@ -46,7 +47,11 @@ fn pages() -> impl Strategy<Value = u64> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let perms = (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(read, write, mmio)| Perms { read, write, mmio });
+    let perms = (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(read, write, mmio)| Perms {
+        read,
+        write,
+        mmio,
+    });
     prop_oneof![
         5 => (page(), pages(), 0u64..1 << 30, perms).prop_map(|(page, pages, gpa, perms)| Op::Map {
             start: page * PAGE,

@@ -24,7 +24,23 @@ enum First {
 }
 
 impl RadixTable {
+    #[inline]
     pub(super) fn unmap_range(&self, guard: &Guard<'_>, range: IovaRange) -> Result<Removed, UnmapError> {
+        if range.end() <= self.geometry.last() && self.geometry.is_granule(range) {
+            if let Some(slot) = self.granule_slot(guard, range.start()) {
+                let word = slot.load();
+                if word.is_leaf() && !word.is_frozen() && slot.replace(word, Word::EMPTY) {
+                    self.tidy(guard, range.start());
+                    return Ok(Removed { mappings: 1, bytes: range.end() - range.start() + 1 });
+                }
+            }
+        }
+        self.unmap_slowly(guard, range)
+    }
+
+    /// Whatever is not the leaf of one granule.
+    #[inline(never)]
+    fn unmap_slowly(&self, guard: &Guard<'_>, range: IovaRange) -> Result<Removed, UnmapError> {
         let Some(reach) = IovaRange::new(range.start(), range.end().min(self.geometry.last())) else {
             return Ok(Removed::default());
         };
@@ -35,7 +51,7 @@ impl RadixTable {
         }
     }
 
-    /// The fast path: the range is one mapping, or lies in one empty slot.
+    /// The common case: the range is one mapping, or lies in one empty slot.
     #[inline]
     fn unmap_one(&self, guard: &Guard<'_>, range: IovaRange) -> First {
         let found = self.walk(guard, range, |at| match at.word.entry(guard) {

@@ -65,6 +65,12 @@ impl Geometry {
         level == self.top || (a ^ b) >> self.shift(level + 1) == 0
     }
 
+    /// Whether `range` is one granule.
+    #[inline(always)]
+    pub(super) fn is_granule(&self, range: IovaRange) -> bool {
+        range.end() == self.slot_end(range.start(), 0) && range.start() == self.slot_start(range.start(), 0)
+    }
+
     /// The level at which `range` is exactly one slot, if there is one.
     #[inline(always)]
     pub(super) fn single_slot_level(&self, range: IovaRange) -> Option<u32> {
@@ -105,6 +111,19 @@ pub(super) enum Step {
 }
 
 impl RadixTable {
+    /// The slot of the granule at `va`, where tables lead down to it. The fast path of MAP and UNMAP.
+    #[inline(always)]
+    pub(super) fn granule_slot<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> Option<&'g Slot> {
+        let mut node: &'g Node = &self.root;
+        for level in (1..=self.geometry.top()).rev() {
+            let Entry::Table(child) = node.slot(self.geometry.index(va, level)).load().entry(guard) else {
+                return None;
+            };
+            node = child;
+        }
+        Some(node.slot(self.geometry.index(va, 0)))
+    }
+
     /// Visits the slots that hold `range`, from the root down and in ascending order.
     #[inline(always)]
     pub(super) fn walk<'g, E>(

@@ -1,0 +1,296 @@
+//! Models of every race, on the shipped code with a fan-out of two. `cargo xtask loom` runs them and
+//! says how many executions each explored.
+
+use std::sync::Arc;
+
+use ::loom::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+use virtio_iommu_spec::{Gpa, Iova, IovaRange};
+
+use super::*;
+use crate::{
+    epoch::{Fences, Participant, Patience},
+    table::Perms,
+};
+
+const PAGE: u64 = 4096;
+const PATIENCE: Patience = Patience { spins: 0, yields: 1_000, naps: 0 };
+
+fn pages(first: u64, count: u64) -> IovaRange {
+    IovaRange::with_len(first * PAGE, count * PAGE).unwrap()
+}
+
+fn mapping(first: u64, count: u64, gpa_page: u64) -> Mapping {
+    Mapping { range: pages(first, count), gpa: Gpa(gpa_page * PAGE), perms: Perms::RW }
+}
+
+/// A table of two levels of two entries: four pages.
+fn world() -> (Epoch, Arc<RadixTable>) {
+    let epoch = Epoch::new(Fences::Symmetric);
+    let table = Arc::new(RadixTable::new(&epoch, 12, 14, 1 << 20).unwrap());
+    (epoch, table)
+}
+
+/// Explores every execution with at most `LOOM_MAX_PREEMPTIONS` (4) preemptions and prints how many there were.
+fn model(f: impl Fn() + Sync + Send + 'static) {
+    let executions = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let count = executions.clone();
+    let mut builder = ::loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(4));
+    builder.max_branches = 20_000;
+    builder.check(move || {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        f();
+    });
+    let executions = executions.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(executions > 1, "the model did not interleave");
+    eprintln!("{}: {executions} executions", std::thread::current().name().unwrap_or("model"));
+}
+
+fn gpa(table: &RadixTable, me: &Participant, page: u64) -> Option<u64> {
+    table.translate(&me.pin(), Iova(page * PAGE)).map(|found| found.gpa.0 / PAGE)
+}
+
+#[test]
+fn of_two_maps_of_one_page_exactly_one_wins() {
+    model(|| {
+        let (epoch, table) = world();
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        let theirs = {
+            let table = table.clone();
+            thread::spawn(move || table.map(&other.pin(), &mapping(1, 1, 20)).is_ok())
+        };
+        let ours = table.map(&me.pin(), &mapping(1, 1, 10)).is_ok();
+        let theirs = theirs.join().unwrap();
+        assert!(ours ^ theirs, "ours {ours}, theirs {theirs}");
+        assert_eq!(gpa(&table, &me, 1), Some(if ours { 10 } else { 20 }));
+    });
+}
+
+#[test]
+fn of_two_overlapping_maps_of_several_pages_exactly_one_wins_whole() {
+    model(|| {
+        let (epoch, table) = world();
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        let theirs = {
+            let table = table.clone();
+            thread::spawn(move || table.map(&other.pin(), &mapping(1, 3, 21)).is_ok())
+        };
+        let ours = table.map(&me.pin(), &mapping(0, 3, 10)).is_ok();
+        let theirs = theirs.join().unwrap();
+        assert!(ours ^ theirs, "ours {ours}, theirs {theirs}");
+        let found: Vec<_> = (0..4).map(|page| gpa(&table, &me, page)).collect();
+        let expected =
+            if ours { [Some(10), Some(11), Some(12), None] } else { [None, Some(21), Some(22), Some(23)] };
+        assert_eq!(found, expected);
+    });
+}
+
+#[test]
+fn a_failed_map_is_never_seen() {
+    model(|| {
+        let (epoch, table) = world();
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        table.map(&me.pin(), &mapping(2, 1, 30)).unwrap();
+        let reader = {
+            let table = table.clone();
+            thread::spawn(move || {
+                assert_eq!(gpa(&table, &other, 0), None);
+                assert_eq!(gpa(&table, &other, 1), None);
+            })
+        };
+        assert!(table.map(&me.pin(), &mapping(0, 3, 10)).is_err());
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn a_map_and_an_unmap_take_effect_in_one_order() {
+    model(|| {
+        let (epoch, table) = world();
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        let unmapped = {
+            let table = table.clone();
+            thread::spawn(move || table.unmap(&other.pin(), pages(0, 3)))
+        };
+        table.map(&me.pin(), &mapping(0, 3, 10)).unwrap();
+        let removed = unmapped.join().unwrap().unwrap().mappings;
+        let found: Vec<_> = (0..3).map(|page| gpa(&table, &me, page)).collect();
+        let expected = if removed == 1 { [None; 3] } else { [Some(10), Some(11), Some(12)] };
+        assert_eq!(found, expected);
+    });
+}
+
+#[test]
+fn a_mapping_of_several_pages_goes_at_once() {
+    model(|| {
+        let (epoch, table) = world();
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        table.map(&me.pin(), &mapping(0, 3, 10)).unwrap();
+        let reader = {
+            let table = table.clone();
+            thread::spawn(move || {
+                let first = gpa(&table, &other, 0);
+                let last = gpa(&table, &other, 2);
+                assert!(first.is_some() || last.is_none(), "page 0 was gone before page 2");
+            })
+        };
+        assert_eq!(table.unmap(&me.pin(), pages(0, 3)).unwrap().mappings, 1);
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn of_two_unmaps_of_one_mapping_exactly_one_removes_it() {
+    model(|| {
+        let (epoch, table) = world();
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        table.map(&me.pin(), &mapping(1, 2, 10)).unwrap();
+        let theirs = {
+            let table = table.clone();
+            thread::spawn(move || table.unmap(&other.pin(), pages(0, 4)).unwrap().mappings)
+        };
+        let ours = table.unmap(&me.pin(), pages(1, 2)).unwrap().mappings;
+        assert_eq!(ours + theirs.join().unwrap(), 1);
+    });
+}
+
+#[test]
+fn two_overlapping_maps_and_an_unmap_have_an_order() {
+    model(|| {
+        let (epoch, table) = world();
+        let (me, second, third) =
+            (epoch.register().unwrap(), epoch.register().unwrap(), epoch.register().unwrap());
+        let mapped = {
+            let table = table.clone();
+            thread::spawn(move || table.map(&second.pin(), &mapping(1, 2, 20)).is_ok())
+        };
+        let removed = {
+            let table = table.clone();
+            thread::spawn(move || table.unmap(&third.pin(), pages(0, 4)).unwrap().mappings)
+        };
+        let ours = table.map(&me.pin(), &mapping(0, 2, 10)).is_ok();
+        let theirs = mapped.join().unwrap();
+        let removed = removed.join().unwrap();
+        let left: Vec<_> = (0..4).map(|page| gpa(&table, &me, page)).collect();
+        let live = match left[..] {
+            [None, None, None, None] => 0,
+            [Some(10), Some(11), None, None] if ours => 1,
+            [None, Some(20), Some(21), None] if theirs => 1,
+            _ => panic!("half a mapping: {left:?}"),
+        };
+        assert_eq!(u64::from(ours) + u64::from(theirs), removed + live);
+        assert!(ours || theirs, "both failed");
+    });
+}
+
+#[test]
+fn a_live_mapping_is_found_while_its_table_is_replaced() {
+    model(|| {
+        let (epoch, table) = world();
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        table.map(&me.pin(), &mapping(0, 1, 10)).unwrap();
+        let reader = {
+            let table = table.clone();
+            thread::spawn(move || assert_eq!(gpa(&table, &other, 0), Some(10)))
+        };
+        {
+            let guard = me.pin();
+            let slot = table.root.slot(0);
+            let word = slot.load();
+            let Entry::Table(node) = word.entry(&guard) else { unreachable!("page 0 has a table") };
+            table.replace_node(&guard, slot, word, node);
+        }
+        reader.join().unwrap();
+        assert_eq!(gpa(&table, &me, 0), Some(10));
+    });
+}
+
+#[test]
+fn a_map_survives_the_replacement_of_its_table() {
+    model(|| {
+        let (epoch, table) = world();
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        table.map(&me.pin(), &mapping(0, 1, 10)).unwrap();
+        table.unmap(&me.pin(), pages(0, 1)).unwrap();
+        let mapper = {
+            let table = table.clone();
+            thread::spawn(move || table.map(&other.pin(), &mapping(1, 1, 11)).unwrap())
+        };
+        table.prune_for_model(&me.pin());
+        mapper.join().unwrap();
+        assert_eq!((gpa(&table, &me, 0), gpa(&table, &me, 1)), (None, Some(11)));
+    });
+}
+
+/// An endpoint translates and accesses a page that its owner unmaps and reuses; counts accesses that came too late.
+fn accesses_after_unmap(wait: bool) -> u64 {
+    let late = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let count = late.clone();
+    model(move || {
+        let (epoch, table) = world();
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        let reused = Arc::new(AtomicBool::new(false));
+        table.map(&me.pin(), &mapping(1, 1, 10)).unwrap();
+        let endpoint = {
+            let (table, reused, late) = (table.clone(), reused.clone(), late.clone());
+            thread::spawn(move || {
+                let guard = other.pin();
+                if table.translate(&guard, Iova(PAGE)).is_some() && reused.load(Ordering::Relaxed) {
+                    late.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            })
+        };
+        table.unmap(&me.pin(), pages(1, 1)).unwrap();
+        if wait {
+            me.synchronize(PATIENCE).unwrap();
+        }
+        reused.store(true, Ordering::Relaxed);
+        endpoint.join().unwrap();
+    });
+    count.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+#[test]
+fn after_the_grace_period_nobody_uses_the_old_mapping() {
+    assert_eq!(accesses_after_unmap(true), 0);
+}
+
+#[test]
+fn without_the_grace_period_the_model_above_finds_late_accesses() {
+    assert_ne!(accesses_after_unmap(false), 0);
+}
+
+#[test]
+fn what_was_retired_outlives_every_guard_that_can_reach_it() {
+    model(|| {
+        let (epoch, table) = world();
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        let freed = Arc::new(AtomicBool::new(false));
+        struct Canary(Arc<AtomicBool>);
+        impl Drop for Canary {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let canary = Canary(freed.clone());
+        table.map(&me.pin(), &mapping(1, 1, 10)).unwrap();
+        let endpoint = {
+            let (table, freed) = (table.clone(), freed.clone());
+            thread::spawn(move || {
+                let guard = other.pin();
+                if table.translate(&guard, Iova(PAGE)).is_some() {
+                    assert!(!freed.load(Ordering::Relaxed), "freed while it could be reached");
+                }
+            })
+        };
+        let guard = me.pin();
+        table.unmap(&guard, pages(1, 1)).unwrap();
+        guard.retire(Box::new(canary));
+        drop(guard);
+        me.collect_for_model();
+        endpoint.join().unwrap();
+    });
+}
