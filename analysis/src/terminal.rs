@@ -193,8 +193,8 @@ impl Page {
         table.set_content_arrangement(ContentArrangement::Dynamic);
         table.set_width(u16::try_from(self.width()).unwrap_or(u16::MAX));
         table.set_header(row(heads.iter().map(ToString::to_string), right));
-        for (index, column) in table.column_iter_mut().enumerate() {
-            column.set_padding((if index == 0 { 2 } else { 1 }, 0));
+        for column in table.column_iter_mut() {
+            column.set_padding((2, 0));
         }
         table
     }

@@ -152,7 +152,9 @@ impl Canvas<'_> {
         let font = ("sans-serif", size * SCALE * FONT_UNIT).into_font().style(weight);
         let colour = ink.placeholder();
         let style = TextStyle::from(font).color(&colour).pos(Pos::new(horizontal, VPos::Center));
-        Ok(self.backend.draw_text(text, &style, unit(at.0, at.1))?)
+        // The backend escapes markup, but passes on what no XML may carry.
+        let text = text.replace(char::is_control, "\u{fffd}");
+        Ok(self.backend.draw_text(&text, &style, unit(at.0, at.1))?)
     }
 
     pub(super) fn line(&mut self, points: &[(f64, f64)], ink: Ink, width: f64) -> Result<(), PlotError> {

@@ -1,12 +1,12 @@
 //! Ratios with their intervals on a logarithmic axis around 1, where nothing changes.
 
-use super::canvas::{Align, Ink, PlotError, draw};
+use super::canvas::{Align, Canvas, Ink, PlotError, draw};
 use crate::format;
 use crate::view::Comparison;
 
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 232.0;
-const RIGHT: f64 = 168.0;
+const RIGHT: f64 = 176.0;
 const ROW: f64 = 26.0;
 const HEADING: f64 = 30.0;
 const AXIS: f64 = 44.0;
@@ -27,43 +27,46 @@ pub fn ratios(label: &str, comparisons: &[Comparison<'_>]) -> Result<String, Plo
         let part = (ratio.max(1e-9).ln() - low_log) / (high_log - low_log);
         LEFT + part.clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT)
     };
+    let ticks = ticks(low_log.exp(), high_log.exp());
     draw((WIDTH, body + AXIS), label, |canvas| {
-        for tick in ticks(low_log.exp(), high_log.exp()) {
-            let ink = if tick == 1.0 { Ink::Muted } else { Ink::Grid };
-            canvas.line(
-                &[(x(tick), 8.0), (x(tick), body + 4.0)],
-                ink,
-                if tick == 1.0 { 1.5 } else { 1.0 },
-            )?;
-            canvas.small(&format!("×{tick}"), (x(tick), body + 18.0), Align::Centre)?;
+        for tick in &ticks {
+            canvas.small(&format!("×{tick}"), (x(*tick), body + 18.0), Align::Centre)?;
         }
-        canvas.small(
-            "case / baseline; ×1 is no change",
-            ((LEFT + WIDTH - RIGHT) / 2.0, body + 36.0),
-            Align::Centre,
-        )?;
+        let caption = ((LEFT + WIDTH - RIGHT) / 2.0, body + 36.0);
+        canvas.small("case / baseline; ×1 is no change", caption, Align::Centre)?;
         let mut y = 0.0;
         for group in groups {
             y += HEADING;
             canvas.bold(&group[0].group, (0.0, y - HEADING / 2.0 + 2.0), Align::Left)?;
+            for tick in &ticks {
+                // The line of no change stands out.
+                let (ink, width) = if *tick == 1.0 { (Ink::Muted, 1.5) } else { (Ink::Grid, 1.0) };
+                canvas.line(&[(x(*tick), y), (x(*tick), y + ROW * group.len() as f64)], ink, width)?;
+            }
             for comparison in group {
-                let (relative, middle) = (comparison.relative, y + ROW / 2.0);
-                let name = format!("{}  {}", comparison.pair, comparison.metric);
-                canvas.text(&name, (LEFT - 14.0, middle), Align::Right, Ink::Text)?;
-                canvas.whisker(x(relative.ci[0]), x(relative.ci[1]), middle, Ink::Text)?;
-                canvas.dot((x(relative.ratio), middle), 5.0, Ink::Mode(comparison.mode))?;
-                let figure = format!(
-                    "{}  {} to {}",
-                    format::ratio(relative.ratio),
-                    format::significant(relative.ci[0]),
-                    format::significant(relative.ci[1])
-                );
-                canvas.text(&figure, (WIDTH - RIGHT + 14.0, middle), Align::Left, Ink::Text)?;
+                row(canvas, comparison, y + ROW / 2.0, &x)?;
                 y += ROW;
             }
         }
         Ok(())
     })
+}
+
+fn row(
+    canvas: &mut Canvas<'_>,
+    comparison: &Comparison<'_>,
+    y: f64,
+    x: &impl Fn(f64) -> f64,
+) -> Result<(), PlotError> {
+    let relative = comparison.relative;
+    let name = format!("{}  {}", comparison.pair, comparison.metric);
+    canvas.text(&name, (LEFT - 14.0, y), Align::Right, Ink::Text)?;
+    canvas.dot((x(relative.ratio), y), 4.0, Ink::Mode(comparison.mode))?;
+    canvas.whisker(x(relative.ci[0]), x(relative.ci[1]), y, Ink::Text)?;
+    let figures = WIDTH - RIGHT + 14.0;
+    canvas.bold(&format::ratio(relative.ratio), (figures, y), Align::Left)?;
+    let [lo, hi] = relative.ci.map(format::significant);
+    canvas.small(&format!("{lo} to {hi}"), (figures + 62.0, y), Align::Left)
 }
 
 /// Marks between both ends: coarse ones, or finer ones where the range is small.

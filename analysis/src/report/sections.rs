@@ -49,9 +49,7 @@ pub(super) fn ratios(page: &mut Page, run: &Run) {
         page.paragraph("n/a: the run has no pair of cases to compare, or none with enough complete slices.");
         return;
     }
-    for line in headlines(&comparisons) {
-        page.raw(&format!("<p class=\"lead\">{}</p>", escape(&line)));
-    }
+    headlines(page, &comparisons);
     page.plot(plot::ratios("Ratios of every compared pair of cases with their intervals", &comparisons));
     let rows = comparisons
         .iter()
@@ -63,7 +61,7 @@ pub(super) fn ratios(page: &mut Page, run: &Run) {
                 Cell::Text(comparison.metric.clone()),
                 Cell::Figure(format::ratio(relative.ratio)),
                 Cell::Figure(interval(relative.ci, format::significant)),
-                Cell::Figure(format!("{} %", (relative.level * 1000.0).round() / 10.0)),
+                Cell::Figure(percent(relative.level)),
                 Cell::Text(format::effect(relative.ratio, relative.ci)),
             ]
         })
@@ -77,31 +75,33 @@ pub(super) fn ratios(page: &mut Page, run: &Run) {
     );
 }
 
-/// One sentence for each compared pair of the first groups.
-fn headlines(comparisons: &[Comparison<'_>]) -> Vec<String> {
-    const LINES: usize = 4;
+/// One card for the dearest mode of each of the first groups: it comes last in its group and is what most readers came
+/// for.
+fn headlines(page: &mut Page, comparisons: &[Comparison<'_>]) {
+    const CARDS: usize = 4;
     let pairs: Vec<&[Comparison<'_>]> =
         comparisons.chunk_by(|a, b| a.group == b.group && a.pair == b.pair).collect();
-    // The dearest mode comes last in its group and is what most readers came for.
     let dearest = pairs.chunk_by(|a, b| a[0].group == b[0].group).filter_map(|group| group.last());
-    dearest
-        .take(LINES)
-        .map(|pair| {
-            let parts: Vec<String> = pair
-                .iter()
-                .map(|comparison| {
-                    let relative = comparison.relative;
-                    format!(
-                        "{} {} ({})",
-                        comparison.metric,
-                        format::ratio(relative.ratio),
-                        interval(relative.ci, format::significant)
-                    )
-                })
-                .collect();
-            format!("{}, {}: {}.", pair[0].group, pair[0].pair, parts.join(", "))
-        })
-        .collect()
+    page.raw("<div class=\"cards\">");
+    for pair in dearest.take(CARDS) {
+        page.raw(&format!(
+            "<div class=\"card\"><p class=\"what\">{}</p><p class=\"pair\">{}, {} intervals</p><dl>",
+            escape(&pair[0].group),
+            escape(&pair[0].pair),
+            percent(pair[0].relative.level)
+        ));
+        for comparison in *pair {
+            let relative = comparison.relative;
+            page.raw(&format!(
+                "<div><dt>{}</dt><dd>{}<small>{}</small></dd></div>",
+                escape(&comparison.metric),
+                format::ratio(relative.ratio),
+                interval(relative.ci, format::significant)
+            ));
+        }
+        page.raw("</dl></div>");
+    }
+    page.raw("</div>");
 }
 
 pub(super) fn per_packet(page: &mut Page, groups: &[Group<'_>]) {
@@ -110,6 +110,7 @@ pub(super) fn per_packet(page: &mut Page, groups: &[Group<'_>]) {
         "What one packet takes: requests to the IOMMU, kicks of its doorbell, invalidations waited for, and time. The \
          counts are exact and follow from the parameters; the time is this machine's.",
     );
+    metric_plot(page, groups, names::CPU_PER_PACKET, "Time per packet");
     each_group(page, groups, |page, group| {
         let heads =
             ["mode", "time", "MAP", "UNMAP", "IOMMU kicks", "invalidations waited for", "endpoint kicks"];
@@ -156,26 +157,29 @@ fn count_section(group: &Group<'_>, title: &str, name: &str) -> Section {
 pub(super) fn throughput(page: &mut Page, groups: &[Group<'_>]) {
     page.section("throughput", "Throughput");
     for (name, heading) in [(names::THROUGHPUT, "Payload moved"), (names::TRANSACTIONS, "Round trips")] {
-        let sections: Vec<Section> = groups
-            .iter()
-            .filter(|group| group.cases.iter().any(|case| view::measured(case, name).is_ok()))
-            .map(|group| metric_section(group, name))
-            .collect();
-        page.sub(heading);
-        if sections.is_empty() {
-            let why = groups
-                .iter()
-                .flat_map(|group| &group.cases)
-                .find_map(|case| view::measured(case, name).err());
-            page.note(&format!("n/a: {}", why.unwrap_or_else(|| "there is no case".to_owned())));
-            continue;
-        }
-        page.plot(plot::bars(&format!("{heading}, with intervals"), &sections, false));
+        metric_plot(page, groups, name, heading);
     }
     page.note(
         "Bars start at zero; every heading has its own scale. The marks are the interval of the mean over the slices, \
          at the level that run.json states (99 % unless asked otherwise).",
     );
+}
+
+/// Bars of one metric over all groups that have it.
+fn metric_plot(page: &mut Page, groups: &[Group<'_>], name: &str, heading: &str) {
+    let sections: Vec<Section> = groups
+        .iter()
+        .filter(|group| group.cases.iter().any(|case| view::measured(case, name).is_ok()))
+        .map(|group| metric_section(group, name))
+        .collect();
+    page.sub(heading);
+    if sections.is_empty() {
+        let why =
+            groups.iter().flat_map(|group| &group.cases).find_map(|case| view::measured(case, name).err());
+        page.note(&format!("n/a: {}", why.unwrap_or_else(|| "there is no case".to_owned())));
+        return;
+    }
+    page.plot(plot::bars(&format!("{heading}, with intervals"), &sections, false));
 }
 
 fn metric_section(group: &Group<'_>, name: &str) -> Section {
@@ -338,4 +342,8 @@ fn metric_cell(case: &iommu_results::Case, name: &str) -> Cell {
 
 fn interval(ci: [f64; 2], show: impl Fn(f64) -> String) -> String {
     format!("{} to {}", show(ci[0]), show(ci[1]))
+}
+
+fn percent(level: f64) -> String {
+    format!("{} %", (level * 1000.0).round() / 10.0)
 }

@@ -15,7 +15,15 @@ code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wra
 .meta,.note,footer{color:var(--muted)}
 .meta{margin:0 0 .25rem}
 .note{font-size:.9rem;max-width:46rem}
-.lead{font-size:1.05rem;margin:.35rem 0;max-width:46rem}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:.9rem;margin:.4rem 0 1.1rem}
+.card{border:1px solid var(--edge);border-radius:8px;padding:.8rem 1rem;background:var(--page)}
+.card p{margin:0}
+.card .what{font-size:.88rem;color:var(--muted)}
+.card .pair{font-weight:600}
+.card dl{display:flex;flex-wrap:wrap;gap:.3rem 1.8rem;margin:.35rem 0 0}
+.card dt{font-size:.85rem;color:var(--muted)}
+.card dd{margin:0;font-size:1.7rem;line-height:1.25;font-weight:650;font-variant-numeric:tabular-nums}
+.card dd small{font-size:.85rem;font-weight:400;color:var(--muted);margin-left:.5rem}
 nav{margin:1rem 0 1.2rem;font-size:.92rem;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem}
 nav a{text-decoration:none}
 nav a:hover,nav a:focus{text-decoration:underline}
