@@ -28,6 +28,7 @@ pub mod clock;
 pub mod dma;
 pub mod frame;
 pub mod iommu;
+pub mod iova;
 pub mod memory;
 pub mod mmio;
 pub mod pages;

@@ -10,6 +10,17 @@ const SPINS: u32 = 256;
 /// Yields between two looks at the watchdog's clock.
 const YIELDS_PER_LOOK: u32 = 64;
 
+/// What a waiter does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// Look at the ring again.
+    Again,
+    /// Look whether the device is still alive, then at the ring.
+    CheckDevice,
+    /// Give up: the limit has passed without progress.
+    Expired,
+}
+
 /// One wait. Real time, even under a virtual clock: it can only turn a hang into an error, never change a count.
 #[derive(Debug)]
 pub(crate) struct Wait {
@@ -30,25 +41,25 @@ impl Wait {
         self.since = None;
     }
 
-    /// Lets others run for a moment; `false` when the limit has passed without progress.
+    /// Lets others run for a moment.
     #[inline]
-    pub(crate) fn pause(&mut self) -> bool {
+    pub(crate) fn pause(&mut self) -> Pause {
         self.rounds = self.rounds.wrapping_add(1);
         if self.rounds <= SPINS {
             hint::spin_loop();
-            return true;
+            return Pause::Again;
         }
         self.give_way()
     }
 
     #[cold]
-    fn give_way(&mut self) -> bool {
+    fn give_way(&mut self) -> Pause {
         thread::yield_now();
-        if self.rounds.is_multiple_of(YIELDS_PER_LOOK) {
-            let since = *self.since.get_or_insert_with(Instant::now);
-            return since.elapsed() < self.limit;
+        if !self.rounds.is_multiple_of(YIELDS_PER_LOOK) {
+            return Pause::Again;
         }
-        true
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() < self.limit { Pause::CheckDevice } else { Pause::Expired }
     }
 }
 
@@ -60,11 +71,17 @@ mod tests {
     fn ends_without_progress_and_goes_on_with_it() {
         let mut wait = Wait::new(Duration::ZERO);
         let mut pauses = 0;
-        while wait.pause() {
+        while wait.pause() != Pause::Expired {
             pauses += 1;
         }
         assert!(pauses >= SPINS);
         wait.progress();
-        assert!(wait.pause());
+        assert_eq!(wait.pause(), Pause::Again);
+    }
+
+    #[test]
+    fn the_device_is_looked_at_while_there_is_time() {
+        let mut wait = Wait::new(Duration::from_secs(3600));
+        assert!((0..10_000).any(|_| wait.pause() == Pause::CheckDevice));
     }
 }
