@@ -30,6 +30,9 @@ pub enum ChainFault {
         /// The queue's size.
         limit: u16,
     },
+    /// The buffers are longer than 2^32 bytes in total (2.7.5.2.1).
+    #[error("the chain is longer than 2^32 bytes")]
+    TooManyBytes,
     /// A device-readable descriptor after a device-writable one (2.7.4.2).
     #[error("a device-readable descriptor follows a device-writable one")]
     ReadableAfterWritable,
@@ -91,6 +94,9 @@ impl Chain {
         let Segment { addr, len } = segment;
         if len != 0 && addr.checked_add(u64::from(len) - 1).is_none() {
             return Err(ChainFault::Wraps { addr, len });
+        }
+        if self.readable_bytes + self.writable_bytes + u64::from(len) > 1 << 32 {
+            return Err(ChainFault::TooManyBytes);
         }
         if writable {
             self.writable_bytes += u64::from(len);

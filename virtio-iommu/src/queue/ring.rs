@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use thiserror::Error;
 use virtio_bindings::virtio_ring::{
-    VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_USED_F_NO_NOTIFY,
+    VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
+    VRING_USED_F_NO_NOTIFY,
 };
 use virtio_transport::QueueLayout;
 use vm_memory::{VolatileMemory, VolatileSlice};
@@ -193,7 +194,8 @@ impl Queue {
 
     #[inline]
     fn walk<M: DmaMemory>(&self, mem: &M, head: u16, chain: &mut Chain) -> Result<(), ChainFault> {
-        let mut table = Table { base: self.layout.desc, entries: u32::from(self.layout.size), indirect: false };
+        let mut table =
+            Table { base: self.layout.desc, entries: u32::from(self.layout.size), indirect: false };
         let mut index = head;
         loop {
             let desc = table.read(mem, index)?;
@@ -221,10 +223,13 @@ impl Queue {
         }
         let bytes = u64::from(desc.len);
         let wraps = desc.addr.checked_add(bytes).is_none();
-        if table.indirect || desc.flags & NEXT != 0 || bytes == 0 || bytes % DESC_BYTES != 0 || wraps {
+        let entries = desc.len / DESC_BYTES as u32;
+        // More entries than `next` can name are no table.
+        let bad_size = bytes == 0 || bytes % DESC_BYTES != 0 || entries > u32::from(u16::MAX);
+        if table.indirect || desc.flags & NEXT != 0 || bad_size || wraps {
             return Err(ChainFault::BadIndirect);
         }
-        Ok(Table { base: desc.addr, entries: desc.len / DESC_BYTES as u32, indirect: true })
+        Ok(Table { base: desc.addr, entries, indirect: true })
     }
 
     /// Stages the return of a chain, `len` bytes of which were written. The driver sees it at the next
@@ -257,7 +262,8 @@ impl Queue {
         // Pairs with the driver's fence between setting its event field (or flag) and its last look at the index.
         fence(Ordering::SeqCst);
         if self.event_idx {
-            let event = load_u16(mem, self.layout.avail + 4 + 2 * u64::from(self.layout.size), Ordering::Relaxed)?;
+            let event =
+                load_u16(mem, self.layout.avail + 4 + 2 * u64::from(self.layout.size), Ordering::Relaxed)?;
             Ok(passed(event, new, old))
         } else {
             Ok(load_u16(mem, self.layout.avail, Ordering::Relaxed)? & NO_INTERRUPT == 0)
@@ -314,7 +320,12 @@ impl Table {
         // Cannot wrap: `Queue::new` and `enter_indirect` checked the whole table.
         let addr = self.base + DESC_BYTES * u64::from(index);
         let (first, second) = read_u64_pair(mem, addr).map_err(|_| ChainFault::Unreadable { addr })?;
-        Ok(Desc { addr: first, len: second as u32, flags: (second >> 32) as u16, next: (second >> 48) as u16 })
+        Ok(Desc {
+            addr: first,
+            len: second as u32,
+            flags: (second >> 32) as u16,
+            next: (second >> 48) as u16,
+        })
     }
 }
 
