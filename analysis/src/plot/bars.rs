@@ -72,7 +72,7 @@ fn paint(canvas: &mut Canvas<'_>, bar: &Bar, y: f64, longest: f64) -> Result<(),
         canvas.bar((LEFT, y - BAR / 2.0), (end, y + BAR / 2.0), Ink::Mode(bar.mode))?;
     }
     if let Some([lo, hi]) = ci {
-        canvas.whisker(x(*lo), x(*hi), y, Ink::Text)?;
+        canvas.whisker(x(*lo), x(*hi), y, 4.0, Ink::Text)?;
         end = end.max(x(*hi));
     }
     canvas.text(&bar.text, (end + 9.0, y), Align::Left, Ink::Text)

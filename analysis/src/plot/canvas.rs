@@ -171,11 +171,18 @@ impl Canvas<'_> {
         Ok(self.backend.draw_circle(unit(at.0, at.1), radius, &Stroke(ink, 1.0), true)?)
     }
 
-    /// A horizontal interval with end marks.
-    pub(super) fn whisker(&mut self, from: f64, to: f64, y: f64, ink: Ink) -> Result<(), PlotError> {
+    /// A horizontal interval with end marks that reach `mark` up and down.
+    pub(super) fn whisker(
+        &mut self,
+        from: f64,
+        to: f64,
+        y: f64,
+        mark: f64,
+        ink: Ink,
+    ) -> Result<(), PlotError> {
         self.line(&[(from, y), (to, y)], ink, 1.5)?;
         for x in [from, to] {
-            self.line(&[(x, y - 4.0), (x, y + 4.0)], ink, 1.5)?;
+            self.line(&[(x, y - mark), (x, y + mark)], ink, 1.5)?;
         }
         Ok(())
     }

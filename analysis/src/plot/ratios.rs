@@ -61,8 +61,9 @@ fn row(
     let relative = comparison.relative;
     let name = format!("{}  {}", comparison.pair, comparison.metric);
     canvas.text(&name, (LEFT - 14.0, y), Align::Right, Ink::Text)?;
+    // Above the dot's edge, so that an interval narrower than the dot still shows.
+    canvas.whisker(x(relative.ci[0]), x(relative.ci[1]), y, 7.0, Ink::Text)?;
     canvas.dot((x(relative.ratio), y), 4.0, Ink::Mode(comparison.mode))?;
-    canvas.whisker(x(relative.ci[0]), x(relative.ci[1]), y, Ink::Text)?;
     let figures = WIDTH - RIGHT + 14.0;
     canvas.bold(&format::ratio(relative.ratio), (figures, y), Align::Left)?;
     let [lo, hi] = relative.ci.map(format::significant);

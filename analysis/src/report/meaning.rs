@@ -26,11 +26,13 @@ pub(super) fn scale(page: &mut Page, groups: &[Group<'_>]) {
     for group in groups {
         let Some(off) = group.cases.iter().find(|case| case.mode == Mode::Off) else { continue };
         let Ok((base, _, _)) = view::measured(off, names::CPU_PER_PACKET) else { continue };
+        let mut load = group.title.clone();
         for case in group.cases.iter().filter(|case| case.mode != Mode::Off) {
             let Ok((cost, _, _)) = view::measured(case, names::CPU_PER_PACKET) else { continue };
             let extra = cost - base;
             let mut row = vec![
-                Cell::Text(group.title.clone()),
+                // Only the first row of a load names it.
+                Cell::Text(std::mem::take(&mut load)),
                 Cell::Mode(case.mode),
                 Cell::Figure(format::duration_ns(extra)),
             ];
@@ -49,7 +51,8 @@ pub(super) fn scale(page: &mut Page, groups: &[Group<'_>]) {
     let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
     page.table(&heads, rows);
     page.note(
-        "Modelled from the measured time per packet, not measured: a processor-bound stack on one processor.",
+        "Modelled from the measured time per packet, not measured: a processor-bound stack on one processor. The extra \
+         time is a difference of two means, and as uncertain as both together.",
     );
 }
 
@@ -58,12 +61,13 @@ pub(super) fn limits(page: &mut Page, run: &Run) {
     page.sub("They mean");
     page.list(
         [
-            "Counts are exact: requests, kicks and invalidations are counted as they happen, and hold for any machine \
-             that runs the same driver behaviour with the same parameters.",
+            "Counts are exact: requests, kicks and invalidations are counted as they happen, and follow from the driver's \
+             behaviour and the parameters rather than from this machine. (Lazy also flushes by a timer; there, time has \
+             a part in them.)",
             "strict waits for the invalidation of every unmapped buffer before the buffer is reused; lazy queues unmaps \
              and waits for many at once, so that for up to 10 ms a device can still reach a buffer that was given back; \
              identity lets the domain bypass; off has no vIOMMU.",
-            "cpu_per_packet is the time that driver, device and endpoint spend for one packet. The difference between \
+            "Time per packet (cpu_per_packet in run.json) is what driver, device and endpoint together spend on one packet. The difference between \
              two modes is the cost of protection; it carries over to a stack with work of its own, a ratio does not.",
             "Ratios compare slices measured in turn on the same machine, and carry an interval.",
         ]

@@ -70,12 +70,16 @@ impl Page {
         let figures: Vec<bool> = (0..heads.len())
             .map(|column| rows.iter().any(|row| matches!(row.get(column), Some(Cell::Figure(_)))))
             .collect();
-        let mut html = String::from("<div class=\"scroll\"><table><thead><tr>");
-        for (head, figure) in heads.iter().zip(figures) {
-            let class = if figure { " class=\"figure\"" } else { "" };
-            html.push_str(&format!("<th scope=\"col\"{class}>{}</th>", escape(head)));
+        let mut html = String::from("<div class=\"scroll\"><table>");
+        if heads.iter().any(|head| !head.is_empty()) {
+            html.push_str("<thead><tr>");
+            for (head, figure) in heads.iter().zip(figures) {
+                let class = if figure { " class=\"figure\"" } else { "" };
+                html.push_str(&format!("<th scope=\"col\"{class}>{}</th>", escape(head)));
+            }
+            html.push_str("</tr></thead>");
         }
-        html.push_str("</tr></thead><tbody>\n");
+        html.push_str("<tbody>\n");
         for row in rows {
             html.push_str("<tr>");
             row.iter().for_each(|cell| html.push_str(&cell.html()));

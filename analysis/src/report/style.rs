@@ -36,7 +36,7 @@ table{border-collapse:collapse;font-size:.93rem;margin:.4rem 0;font-variant-nume
 th,td{padding:.38rem .7rem .38rem 0;text-align:left;border-bottom:1px solid var(--edge);vertical-align:baseline}
 th:last-child,td:last-child{padding-right:0}
 tbody tr:last-child>*{border-bottom:0}
-thead th{color:var(--muted);font-weight:600;font-size:.85rem;vertical-align:bottom}
+thead th{color:var(--muted);font-weight:600;font-size:.85rem;vertical-align:bottom;white-space:nowrap}
 tbody th{font-weight:600;white-space:nowrap}
 .figure{text-align:right}
 td.figure{white-space:nowrap}
