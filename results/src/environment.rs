@@ -2,6 +2,7 @@
 //!
 //! The host's name is not recorded, so that a run can be shared as it is.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -41,7 +42,6 @@ impl<T> Fact<T> {
 
 /// What the machine was when the run started.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Environment {
     /// Processor model.
     pub cpu_model: Fact<String>,
@@ -73,6 +73,9 @@ pub struct Environment {
     pub load_average: Fact<f64>,
     /// `release` or `debug`: how the tool was built.
     pub build_profile: Fact<String>,
+    /// Facts that a later version or another machine adds.
+    #[serde(flatten)]
+    pub more: BTreeMap<String, Fact<serde_json::Value>>,
 }
 
 impl Environment {
@@ -108,6 +111,7 @@ impl Environment {
             ),
             load_average: Fact::of(load_average(&tree)),
             build_profile: Fact::known(if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned()),
+            more: BTreeMap::new(),
         }
     }
 

@@ -86,3 +86,12 @@ fn this_machine_can_be_read_and_stored() {
     assert!(environment.cpus_usable.value.is_some_and(|cpus| cpus > 0));
     assert!(!iommu_results::revision().is_empty());
 }
+
+#[test]
+fn facts_of_a_later_version_are_kept() {
+    let text = serde_json::to_string(&Environment::capture()).unwrap();
+    let more = text.replacen('{', r#"{"microcode":{"value":"0x1"},"#, 1);
+    let environment: Environment = serde_json::from_str(&more).unwrap();
+    assert_eq!(environment.more["microcode"].value, Some("0x1".into()));
+    assert!(serde_json::to_string(&environment).unwrap().contains(r#""microcode":{"value":"0x1"}"#));
+}

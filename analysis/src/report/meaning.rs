@@ -67,8 +67,9 @@ pub(super) fn limits(page: &mut Page, run: &Run) {
             "strict waits for the invalidation of every unmapped buffer before the buffer is reused; lazy queues unmaps \
              and waits for many at once, so that for up to 10 ms a device can still reach a buffer that was given back; \
              identity lets the domain bypass; off has no vIOMMU.",
-            "Time per packet (cpu_per_packet in run.json) is what driver, device and endpoint together spend on one packet. The difference between \
-             two modes is the cost of protection; it carries over to a stack with work of its own, a ratio does not.",
+            "Time per packet (cpu_per_packet in run.json) is what driver, device and endpoint together spend on one \
+             packet. The difference between two modes is the cost of protection; it carries over to a stack with work \
+             of its own, a ratio does not.",
             "Ratios compare slices measured in turn on the same machine, and carry an interval.",
         ]
         .map(str::to_owned),

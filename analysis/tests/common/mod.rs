@@ -176,6 +176,7 @@ fn environment() -> Environment {
         clock_source: text("tsc"),
         load_average: Fact::known(0.25),
         build_profile: text("release"),
+        more: Default::default(),
     }
 }
 
