@@ -84,6 +84,7 @@ pub struct DomainLimits {
 }
 
 /// How the endpoints of a domain see memory.
+#[allow(clippy::large_enum_variant, reason = "one per domain, reached without another pointer")]
 pub(crate) enum View {
     /// One to one.
     Bypass,

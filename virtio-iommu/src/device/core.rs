@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use virtio_iommu_spec::{DomainId, EndpointId, feature};
+use virtio_iommu_spec::{DomainId, EndpointId, feature, request};
 
 use super::{DeviceOptions, ServiceObserver, counters::LiveCounters, pool::MappingPool};
 use crate::{
@@ -86,6 +86,17 @@ impl Core {
 
     pub(crate) fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the last request worker left its queue.
+    pub(crate) fn indices(&self) -> Option<(u16, u16)> {
+        *self.indices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Accepted flags of MAP: "If the device doesn't recognize a flags bit, it MUST reject the request."
+    pub(crate) fn map_flags(&self, features: u64) -> u32 {
+        let mmio = if features & feature::MMIO != 0 { request::MAP_F_MMIO } else { 0 };
+        request::MAP_F_READ | request::MAP_F_WRITE | mmio
     }
 
     /// Which set of domains is current.

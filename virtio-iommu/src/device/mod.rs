@@ -14,7 +14,7 @@ mod probe;
 mod transport;
 mod worker;
 
-pub(crate) use self::core::Core;
+pub(crate) use self::core::{Core, DomainSlot};
 pub use counters::{Counters, RequestKind};
 pub use observer::ServiceObserver;
 pub use options::{DeviceOptions, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, OptionsError};

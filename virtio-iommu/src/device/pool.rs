@@ -70,8 +70,4 @@ impl Credits {
     pub(crate) fn clear(&mut self, pool: &MappingPool) {
         pool.give_back(std::mem::take(&mut self.0));
     }
-
-    pub(crate) fn unused(&self) -> u64 {
-        self.0
-    }
 }

@@ -1,6 +1,6 @@
 //! The device as its owner and the transport see it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
 use virtio_iommu_spec::{DEVICE_ID, EVENT_QUEUE, EndpointId, REQUEST_QUEUE};
@@ -19,6 +19,7 @@ use crate::{
     memory::GuestRam,
     properties::{EndpointProperties, Incompatible},
     queue::{Queue, QueueError},
+    state::{self, QueueState, RestoreError, SaveError, State},
     sync::Ordering,
 };
 
@@ -54,6 +55,14 @@ pub enum DeviceError {
 pub struct Device {
     core: Arc<Core>,
     service: Service,
+    running: Mutex<Option<Running>>,
+}
+
+/// What the driver started the device with.
+struct Running {
+    activation: Activation,
+    interrupt: Arc<dyn Interrupt>,
+    paused: bool,
 }
 
 impl Device {
@@ -64,16 +73,12 @@ impl Device {
     pub fn new(options: DeviceOptions, ram: GuestRam) -> Result<Self, DeviceError> {
         options.check()?;
         let service = Service::new("viommu", options.service)?;
-        Ok(Self { core: Arc::new(Core::new(options, ram)?), service })
+        Ok(Self { core: Arc::new(Core::new(options, ram)?), service, running: Mutex::new(None) })
     }
 
     /// What it was built with.
     pub fn options(&self) -> &DeviceOptions {
         &self.core.options
-    }
-
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
     }
 
     /// Adds an endpoint with the platform's properties for an emulated device.
@@ -189,8 +194,90 @@ impl Device {
         self.core.set_bypass_field(self.core.options.boot_bypass);
     }
 
-    pub(crate) fn stop_service(&self) {
+    /// Stops serving requests, for [`save`](Self::save): what the driver queues waits. Faults are still reported.
+    pub fn pause(&self) {
+        let mut running = self.running();
         self.service.stop();
+        if let Some(running) = &mut *running {
+            running.paused = true;
+        }
+    }
+
+    /// Takes up service after [`pause`](Self::pause).
+    ///
+    /// # Errors
+    /// When the service cannot be started; the device needs a reset then.
+    pub fn resume(&self) -> Result<(), ActivateError> {
+        let mut running = self.running();
+        let Some(Running { activation, interrupt, paused }) = &mut *running else { return Ok(()) };
+        if *paused {
+            self.serve_requests(activation, interrupt, self.core.indices()).map_err(activate_error)?;
+            *paused = false;
+            // Kicks while nobody served are lost otherwise.
+            self.service.notify();
+        }
+        Ok(())
+    }
+
+    /// The state, to be [`restore`](Self::restore)d into another device. Endpoints should be quiet: faults that have not
+    /// reached the driver are not part of it.
+    ///
+    /// # Errors
+    /// When requests are being served: [`pause`](Self::pause) first.
+    pub fn save(&self) -> Result<State, SaveError> {
+        let running = self.running();
+        match &*running {
+            Some(running) if !running.paused => Err(SaveError::Running),
+            Some(running) => Ok(state::save(&self.core, &running.activation.queues)),
+            None => Ok(state::save(&self.core, &[])),
+        }
+    }
+
+    /// Puts a saved state into a device that has the same options and endpoints and is not in use, and takes up
+    /// service where it was left.
+    ///
+    /// # Errors
+    /// When the state does not fit. Then nothing of it has been taken over.
+    pub fn restore(&self, state: &State, interrupt: Arc<dyn Interrupt>) -> Result<(), RestoreError> {
+        let mut running = self.running();
+        if running.is_some() || self.domains() != 0 {
+            return Err(RestoreError::InUse);
+        }
+        let activation = self.check_queues(state)?;
+        state::build(&self.core, state)?.install(&self.core, state)?;
+        let Some(activation) = activation else { return Ok(()) };
+        if let Err(error) = self.start(&activation, &interrupt, Some(state)) {
+            self.stop();
+            return Err(activate_error(error).into());
+        }
+        *running = Some(Running { activation, interrupt, paused: false });
+        self.service.notify();
+        Ok(())
+    }
+
+    /// The queues of a state, if it was taken after DRIVER_OK.
+    fn check_queues(&self, state: &State) -> Result<Option<Activation>, RestoreError> {
+        let mut queues: Vec<QueueLayout> = Vec::new();
+        for saved in &state.queues {
+            let QueueState { index, size, desc, avail, used, .. } = *saved;
+            let layout = QueueLayout { index, size, desc, avail, used };
+            let max = self.core.options.queue_sizes.get(usize::from(index)).copied().unwrap_or(0);
+            if size > max || queues.iter().any(|queue| queue.index == index) {
+                return Err(RestoreError::Queue { index, source: None });
+            }
+            self.queue(&layout, state.negotiated)
+                .map_err(|source| RestoreError::Queue { index, source: Some(source) })?;
+            queues.push(layout);
+        }
+        let active = state.negotiated != 0;
+        match queues.first() {
+            Some(queue) if !active => Err(RestoreError::Queue { index: queue.index, source: None }),
+            _ => Ok(active.then_some(Activation { features: state.negotiated, queues })),
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self, layout: &QueueLayout, features: u64) -> Result<Queue, QueueError> {
@@ -202,24 +289,59 @@ impl Device {
         Ok(queue)
     }
 
-    fn start(&self, activation: &Activation, interrupt: &Arc<dyn Interrupt>) -> Result<(), StartError> {
+    fn start(
+        &self,
+        activation: &Activation,
+        interrupt: &Arc<dyn Interrupt>,
+        saved: Option<&State>,
+    ) -> Result<(), StartError> {
         let features = activation.features;
+        let indices = |index| {
+            let queue = saved?.queues.iter().find(|queue| queue.index == index)?;
+            Some((queue.next_avail, queue.next_used))
+        };
         self.core.set_negotiated(features);
-        for layout in &activation.queues {
-            let queue = self.queue(layout, features)?;
-            match layout.index {
-                EVENT_QUEUE => self.core.faults.activate(queue, interrupt.clone()),
-                REQUEST_QUEUE => {
-                    let participant = self.core.epoch.register()?;
-                    let core = self.core.clone();
-                    let worker = RequestWorker::new(core, participant, queue, features, interrupt.clone());
-                    self.service.start(Box::new(worker), interrupt.clone())?;
-                }
-                index => tracing::warn!(index, "ignored a queue the device does not have"),
+        if let Some(layout) = activation.queues.iter().find(|layout| layout.index == EVENT_QUEUE) {
+            self.core.faults.activate(self.queue(layout, features)?, interrupt.clone());
+            if let Some(indices) = indices(EVENT_QUEUE) {
+                self.core.faults.set_indices(indices);
             }
         }
+        self.serve_requests(activation, interrupt, indices(REQUEST_QUEUE))
+    }
+
+    fn serve_requests(
+        &self,
+        activation: &Activation,
+        interrupt: &Arc<dyn Interrupt>,
+        indices: Option<(u16, u16)>,
+    ) -> Result<(), StartError> {
+        let Some(layout) = activation.queues.iter().find(|layout| layout.index == REQUEST_QUEUE) else {
+            return Ok(());
+        };
+        let mut queue = self.queue(layout, activation.features)?;
+        if let Some((avail, used)) = indices {
+            queue.set_indices(avail, used);
+        }
+        let participant = self.core.epoch.register()?;
+        let core = self.core.clone();
+        let worker = RequestWorker::new(core, participant, queue, activation.features, interrupt.clone());
+        self.service.start(Box::new(worker), interrupt.clone())?;
         Ok(())
     }
+
+    /// No queue is touched any more, no endpoint is attached.
+    fn stop(&self) {
+        self.service.stop();
+        self.core.faults.deactivate();
+        self.core.set_negotiated(0);
+        self.core.detach_all();
+        self.core.broken.store(false, Ordering::Release);
+    }
+}
+
+fn activate_error(error: StartError) -> ActivateError {
+    ActivateError { device: "virtio-iommu", reason: error.to_string() }
 }
 
 /// Why the device cannot start.
@@ -255,8 +377,10 @@ impl VirtioDevice for Device {
     }
 
     fn activate(&self, activation: Activation, interrupt: Arc<dyn Interrupt>) -> Result<(), ActivateError> {
-        self.start(&activation, &interrupt)
-            .map_err(|error| ActivateError { device: "virtio-iommu", reason: error.to_string() })
+        let mut running = self.running();
+        self.start(&activation, &interrupt, None).map_err(activate_error)?;
+        *running = Some(Running { activation, interrupt, paused: false });
+        Ok(())
     }
 
     #[inline]
@@ -270,11 +394,9 @@ impl VirtioDevice for Device {
 
     /// "When the device is reset, endpoints are not attached to any domain." The `bypass` field stays.
     fn reset(&self) {
-        self.service.stop();
-        self.core.faults.deactivate();
-        self.core.set_negotiated(0);
-        self.core.detach_all();
-        self.core.broken.store(false, Ordering::Release);
+        let mut running = self.running();
+        self.stop();
+        *running = None;
     }
 
     fn needs_reset(&self) -> bool {

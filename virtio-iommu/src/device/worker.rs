@@ -40,7 +40,7 @@ impl DomainCache {
             self.forget(core);
         }
         let slot = &mut self.domains[id as usize % CACHED_DOMAINS];
-        if !slot.as_ref().is_some_and(|domain| domain.id().0 == id) {
+        if slot.as_ref().is_none_or(|domain| domain.id().0 != id) {
             *slot = Some(look_up(core, id)?);
         }
         slot.as_deref().ok_or(RequestError::NoDomain { domain: DomainId(id) })
@@ -87,12 +87,6 @@ pub(super) struct RequestWorker {
     broken: bool,
 }
 
-/// Accepted flags of MAP: "If the device doesn't recognize a flags bit, it MUST reject the request."
-fn map_flags(features: u64) -> u32 {
-    let mmio = if features & feature::MMIO != 0 { request::MAP_F_MMIO } else { 0 };
-    request::MAP_F_READ | request::MAP_F_WRITE | mmio
-}
-
 impl RequestWorker {
     pub(super) fn new(
         core: Arc<Core>,
@@ -105,7 +99,7 @@ impl RequestWorker {
         Self {
             ram: core.ram.clone(),
             offer: Offer { map_unmap: features & feature::MAP_UNMAP != 0, probe: core.options.probe },
-            map_flags: map_flags(features),
+            map_flags: core.map_flags(features),
             event_idx: features & super::F_EVENT_IDX != 0,
             removals: Vec::with_capacity(usize::from(queue.size())),
             reply: Vec::with_capacity(core.options.probe_size as usize + TAIL_BYTES),

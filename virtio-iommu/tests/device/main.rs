@@ -1,6 +1,22 @@
 //! The device at large: sequences of bytes on a real ring, hostile ones included.
 
+#[path = "../support/oracle.rs"]
+mod oracle;
 #[path = "../support/mod.rs"]
 mod support;
 
-mod smoke;
+mod bypass;
+mod caps;
+mod chains;
+mod events;
+mod fields;
+mod golden;
+mod hotplug;
+mod precedence;
+mod qtest;
+mod random;
+mod regions;
+mod rings;
+mod service;
+mod state;
+mod unmap_cases;

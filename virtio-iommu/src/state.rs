@@ -1,1 +1,0 @@
-//! Saved state (in work).
