@@ -8,6 +8,9 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
 
+/// A chain as the device sees it: head, and address, length and writability of each segment.
+type Taken = (u16, Vec<(u64, u32, bool)>);
+
 struct Pair {
     ring: SplitRing,
     device: Queue,
@@ -31,7 +34,7 @@ fn pair(size: u16) -> Pair {
 
 impl Pair {
     /// Chains the device sees: (head, segments).
-    fn take(&mut self) -> Vec<(u16, Vec<(u64, u32, bool)>)> {
+    fn take(&mut self) -> Vec<Taken> {
         let chains: Vec<_> = self.device.iter(&*self.memory).unwrap().collect();
         chains
             .into_iter()
@@ -130,7 +133,7 @@ proptest! {
     #[test]
     fn every_chain_comes_back_once(steps in steps()) {
         let mut p = pair(16);
-        let mut device: Vec<(u16, Vec<(u64, u32, bool)>)> = Vec::new();
+        let mut device: Vec<Taken> = Vec::new();
         let mut done: VecDeque<(u32, u32)> = VecDeque::new();
         let (mut token, mut held) = (0_u32, 0_usize);
         for step in steps {

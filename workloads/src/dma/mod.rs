@@ -258,16 +258,19 @@ impl Dma {
         Ok(taken)
     }
 
-    /// Flushes what is held back and detaches the device. Whoever has mappings unmaps them first.
+    /// Flushes what is held back and detaches the device; returns the final counts. Whoever has mappings unmaps them
+    /// first.
     ///
     /// # Errors
     /// When the IOMMU refuses.
-    pub fn shutdown(&mut self) -> Result<(), DmaError> {
-        let Some(mut domain) = self.domain.take() else { return Ok(()) };
-        if domain.translated.is_some() {
+    pub fn shutdown(&mut self) -> Result<Counts, DmaError> {
+        if let Some(domain) = &mut self.domain {
             domain.flush(&mut self.counts)?;
+            domain.iommu.detach(domain.endpoint, domain.id)?;
         }
-        Ok(domain.iommu.detach(domain.endpoint, domain.id)?)
+        let counts = self.counts();
+        self.domain = None;
+        Ok(counts)
     }
 }
 

@@ -112,7 +112,7 @@ impl IovaCpu {
                 Some(first) => first,
                 None => self.refill(class, pages, bytes)?,
             },
-            None => self.from_tree(pages, bytes)?,
+            None => self.search_tree(pages, bytes)?,
         };
         Ok(first << PAGE_SHIFT)
     }
@@ -144,11 +144,11 @@ impl IovaCpu {
                 return Ok(first);
             }
         }
-        self.from_tree(pages, bytes)
+        self.search_tree(pages, bytes)
     }
 
     /// From the tree; when it has no room, once more with this CPU's caches and the depots emptied.
-    fn from_tree(&mut self, pages: u64, bytes: u64) -> Result<u64, IovaError> {
+    fn search_tree(&mut self, pages: u64, bytes: u64) -> Result<u64, IovaError> {
         let found = lock(&self.space.tree).alloc(pages);
         if let Some(first) = found {
             return Ok(first);

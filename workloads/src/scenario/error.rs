@@ -8,9 +8,9 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Path of the file, name of the built-in scenario, or `--set`.
-    pub source: String,
+    pub source: Box<str>,
     /// Line in it, counted from 1, where there is one.
-    pub line: Option<usize>,
+    pub line: Option<u32>,
 }
 
 impl fmt::Display for Place {
@@ -24,7 +24,7 @@ impl fmt::Display for Place {
 
 /// The name that was probably meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nearest(pub Option<String>);
+pub struct Nearest(pub Option<Box<str>>);
 
 impl Nearest {
     pub(super) fn of<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
@@ -32,7 +32,7 @@ impl Nearest {
             .into_iter()
             .map(|name| (strsim::jaro_winkler(&word.to_lowercase(), &name.to_lowercase()), name))
             .max_by(|a, b| a.0.total_cmp(&b.0));
-        Self(best.filter(|(likeness, _)| *likeness > 0.75).map(|(_, name)| name.to_owned()))
+        Self(best.filter(|(likeness, _)| *likeness > 0.75).map(|(_, name)| name.into()))
     }
 }
 

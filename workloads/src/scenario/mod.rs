@@ -16,6 +16,7 @@ mod tests;
 mod value;
 
 pub use builtin::{BUILT_IN, BuiltIn};
+pub(crate) use check::largest_payload;
 pub use error::{Conflict, Nearest, Place, ScenarioError};
 pub use expand::{CaseSpec, MAX_CASES, MAX_ID_BYTES};
 pub use keys::{Accepts, KEYS, Key};

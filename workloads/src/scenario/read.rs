@@ -47,7 +47,7 @@ struct Raw {
 
 pub(super) fn load(path: &Path) -> Result<Scenario, ScenarioError> {
     let source = path.display().to_string();
-    let place = Place { source: source.clone(), line: None };
+    let place = Place { source: source.as_str().into(), line: None };
     let unreadable =
         |error: std::io::Error| ScenarioError::Unreadable { place: place.clone(), reason: error.to_string() };
     let mut text = String::new();
@@ -57,7 +57,7 @@ pub(super) fn load(path: &Path) -> Result<Scenario, ScenarioError> {
 }
 
 pub(super) fn scenario(source: &str, text: &str) -> Result<Scenario, ScenarioError> {
-    let place = Place { source: source.to_owned(), line: None };
+    let place = Place { source: source.into(), line: None };
     if text.len() as u64 > MAX_FILE_BYTES {
         return Err(ScenarioError::TooLong { place, limit: MAX_FILE_BYTES });
     }
@@ -110,7 +110,7 @@ pub(super) fn set(scenario: &mut Scenario, argument: &str) -> Result<(), Scenari
     if key.is_empty() || value.is_empty() {
         return Err(malformed());
     }
-    let place = Place { source: "--set".to_owned(), line: None };
+    let place = Place { source: "--set".into(), line: None };
     let inner = value.strip_prefix('[').and_then(|value| value.strip_suffix(']')).unwrap_or(value);
     let raw = |text: &str| Raw {
         text: text.trim().trim_matches('"').to_owned(),
@@ -181,7 +181,7 @@ fn one<T>(key: &str, mut items: Vec<T>, values: &[Raw]) -> Result<T, ScenarioErr
         (1, Some(item)) => Ok(item),
         _ => {
             let place =
-                values.first().map_or(Place { source: key.to_owned(), line: None }, |raw| raw.place.clone());
+                values.first().map_or(Place { source: key.into(), line: None }, |raw| raw.place.clone());
             let found = format!("{} values", values.len());
             let accepted = "one value".to_owned();
             Err(ScenarioError::Value { place, key: key.to_owned(), found, accepted, nearest: Nearest(None) })
@@ -288,11 +288,9 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn place(&self, span: Range<usize>) -> Place {
-        let before = self.text.as_bytes().iter().take(span.start);
-        Place {
-            source: self.source.to_owned(),
-            line: Some(1 + before.filter(|byte| **byte == b'\n').count()),
-        }
+        let before = self.text.as_bytes().iter().take(span.start).filter(|byte| **byte == b'\n').count();
+        // A scenario is at most MAX_FILE_BYTES long.
+        Place { source: self.source.into(), line: Some(before as u32 + 1) }
     }
 
     fn raw(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Raw, ScenarioError> {

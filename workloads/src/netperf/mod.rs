@@ -1,0 +1,391 @@
+//! netperf-shaped DMA traffic: TCP_STREAM and TCP_RR without a TCP stack.
+//!
+//! Packets have the sizes, rate and direction that netperf over TCP gives them, payloads are real and verified, but
+//! there is no TCP: no retransmission, no congestion control, no socket buffers. Figures per packet therefore contain
+//! what the driver, the DMA API and the devices cost, and nothing else.
+//!
+//! All flows run on the calling thread, which polls, as NAPI does under load.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use thiserror::Error;
+use virtio_iommu_spec::EndpointId;
+use vm_memory::GuestMemoryMmap;
+
+mod rr;
+mod stream;
+
+use crate::{
+    bus::Bus,
+    clock::{Clock, Recorder},
+    dma::{Counts, Dma, DmaError, DmaSettings},
+    frame::{Header, Kind},
+    iommu::{IommuDriver, IommuError, IommuSettings},
+    net::{NetDriver, NetError, NetSettings, Slot},
+    pages::PageAllocator,
+    pattern::Pattern,
+    scenario::{CaseSpec, Params, Test, largest_payload},
+    wait::{Pause, Wait},
+};
+use rr::RoundTrips;
+use stream::Stream;
+
+/// Frames taken in one poll, as NAPI's weight.
+const POLL_BUDGET: u32 = 64;
+/// The peer's address; it answers whoever asks.
+const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// A case that cannot be set up, or broke while it ran.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NetperfError {
+    /// The NIC's driver.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The IOMMU's driver.
+    #[error(transparent)]
+    Iommu(#[from] IommuError),
+    /// The DMA API.
+    #[error(transparent)]
+    Dma(#[from] DmaError),
+    /// The mode needs an IOMMU and the machine has none.
+    #[error("mode {0} needs an IOMMU")]
+    NoIommu(crate::dma::Mode),
+    /// A frame that answers nothing that was sent.
+    #[error("unexpected {kind:?} for flow {flow}, sequence {seq}")]
+    Unexpected {
+        /// Its kind.
+        kind: Kind,
+        /// Its flow.
+        flow: u16,
+        /// Its sequence number.
+        seq: u32,
+    },
+    /// Nothing happened for the watchdog's time.
+    #[error(
+        "no progress for {waited:?}: {in_flight} packets not transmitted, {awaited} answers missing, {faults} IOMMU faults"
+    )]
+    Stalled {
+        /// How long.
+        waited: Duration,
+        /// Packets the NIC has not completed.
+        in_flight: u16,
+        /// Frames (ACKs, or transactions) that are missing.
+        awaited: u64,
+        /// Faults the IOMMU reported since the last slice.
+        faults: u64,
+    },
+    /// The IOMMU reported faults, and yet everything arrived.
+    #[error("the IOMMU reported {0} faults")]
+    Faults(u64),
+    /// An earlier slice failed; the state of the devices is unknown.
+    #[error("the case failed in an earlier slice")]
+    Broken,
+}
+
+/// What a case runs on.
+pub struct Guest {
+    /// Guest RAM.
+    pub memory: Arc<GuestMemoryMmap>,
+    /// The NIC.
+    pub net_bus: Arc<dyn Bus>,
+    /// The IOMMU, for modes that have one.
+    pub iommu_bus: Option<Arc<dyn Bus>>,
+    /// The NIC's endpoint ID.
+    pub endpoint: EndpointId,
+    /// Time, for deadlines, latencies and lazy mode's timer.
+    pub clock: Arc<dyn Clock>,
+    /// Where latencies go.
+    pub recorder: Arc<dyn Recorder>,
+    /// Seed of the payloads.
+    pub seed: u64,
+    /// Longest time to wait for a device, in real time.
+    pub watchdog: Duration,
+}
+
+/// When a slice ends. What is in flight then is waited for, so that each slice's counts are complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// When the clock says so (nanoseconds).
+    Deadline {
+        /// The time.
+        at_ns: u64,
+    },
+    /// After exactly so many packets transmitted (TCP_STREAM), or transactions (TCP_RR).
+    Packets(u64),
+}
+
+/// What a slice did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SliceStats {
+    /// From the first packet to the last answer, in the clock's nanoseconds.
+    pub elapsed_ns: u64,
+    /// What was counted.
+    pub counts: Counts,
+    /// It ended early because it was cancelled.
+    pub cancelled: bool,
+}
+
+/// One case, set up; its state persists between slices.
+pub struct Netperf {
+    world: World,
+    traffic: Traffic,
+    baseline: Counts,
+    broken: bool,
+}
+
+/// What both tests work with.
+struct World {
+    net: NetDriver,
+    pattern: Pattern,
+    params: Params,
+    clock: Arc<dyn Clock>,
+    recorder: Arc<dyn Recorder>,
+    watchdog: Duration,
+    now_ns: u64,
+    /// Packets queued since the last kick.
+    unkicked: u16,
+    /// Packets sent, which number the payloads.
+    sent: u64,
+    transactions: u64,
+    segments: u64,
+}
+
+enum Traffic {
+    Stream(Stream),
+    RoundTrips(RoundTrips),
+}
+
+impl Netperf {
+    /// Sets the case up: probes the devices, attaches the NIC to its domain, posts the receive buffers.
+    ///
+    /// # Errors
+    /// When a device is not there or lacks what the case needs, or guest memory is too small.
+    pub fn new(guest: Guest, case: &CaseSpec) -> Result<Self, NetperfError> {
+        let params = &case.params;
+        let pages = PageAllocator::new(Arc::clone(&guest.memory));
+        let iommu = if case.mode.has_iommu() {
+            let bus = guest.iommu_bus.clone().ok_or(NetperfError::NoIommu(case.mode))?;
+            let settings = IommuSettings {
+                ring_size: params.iommu_ring_size,
+                watchdog: guest.watchdog,
+                ..IommuSettings::default()
+            };
+            Some((IommuDriver::probe(bus, &pages, settings)?, guest.endpoint))
+        } else {
+            None
+        };
+        let settings = DmaSettings {
+            mode: case.mode,
+            flush_entries: params.flush_entries,
+            flush_ns: u64::from(params.flush_ms) * 1_000_000,
+        };
+        let dma = Dma::new(settings, iommu, Arc::clone(&guest.clock), Arc::clone(&guest.recorder))?;
+        let longest = largest_payload(case.test, params);
+        let settings = NetSettings::new(params, longest, guest.watchdog);
+        let net = NetDriver::probe(guest.net_bus, &pages, dma, &settings)?;
+        let traffic = match case.test {
+            Test::TcpStream => Traffic::Stream(Stream::new(params)),
+            Test::TcpRr => Traffic::RoundTrips(RoundTrips::new(params, longest)),
+        };
+        let baseline = net.counts();
+        let world = World {
+            net,
+            pattern: Pattern::new(guest.seed, longest),
+            params: params.clone(),
+            clock: guest.clock,
+            recorder: guest.recorder,
+            watchdog: guest.watchdog,
+            now_ns: 0,
+            unkicked: 0,
+            sent: 0,
+            transactions: 0,
+            segments: 0,
+        };
+        Ok(Self { world, traffic, baseline, broken: false })
+    }
+
+    /// Runs until `stop`, or until `cancel` is set, then waits for what is in flight.
+    ///
+    /// # Errors
+    /// When a device or the driver fails, payload is corrupt, or nothing happens for the watchdog's time. The case
+    /// cannot be continued then.
+    pub fn run_slice(&mut self, stop: Stop, cancel: &AtomicBool) -> Result<SliceStats, NetperfError> {
+        if std::mem::replace(&mut self.broken, true) {
+            return Err(NetperfError::Broken);
+        }
+        let before = self.counts();
+        let start_ns = self.world.clock.now_ns();
+        let cancelled = match &mut self.traffic {
+            Traffic::Stream(stream) => drive(&mut self.world, stream, stop, cancel)?,
+            Traffic::RoundTrips(round_trips) => drive(&mut self.world, round_trips, stop, cancel)?,
+        };
+        let elapsed_ns = self.world.clock.now_ns().saturating_sub(start_ns);
+        let faults = self.world.net.dma().take_faults()?;
+        if faults > 0 {
+            return Err(NetperfError::Faults(faults));
+        }
+        self.broken = false;
+        Ok(SliceStats { elapsed_ns, counts: self.counts() - before, cancelled })
+    }
+
+    /// What was counted since set-up.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.world.net.counts() - self.baseline;
+        counts.transactions = self.world.transactions;
+        counts.tx_segments = self.world.segments;
+        counts
+    }
+
+    /// What setting the case up took: mapping rings and receive buffers.
+    pub fn setup_counts(&self) -> Counts {
+        self.baseline
+    }
+
+    /// Resets the NIC, unmaps everything, detaches it from its domain. Returns all counts, those of set-up and of this
+    /// call included: every map has been unmapped.
+    ///
+    /// # Errors
+    /// When a device does not do what is asked.
+    pub fn shutdown(self) -> Result<Counts, NetperfError> {
+        Ok(self.world.net.shutdown()?)
+    }
+}
+
+/// What differs between the tests.
+trait Load {
+    /// Sends as much as it may; whether it sent anything. `quota`: packets or transactions it may still begin.
+    fn send(&mut self, world: &mut World, quota: &mut u64) -> Result<bool, NetperfError>;
+    /// A frame arrived.
+    fn receive(&mut self, header: &Header, now: &Progress<'_>) -> Result<(), NetperfError>;
+    /// Answers that are missing, once nothing more is begun.
+    fn awaited(&self) -> u64;
+}
+
+/// What a received frame is judged with.
+struct Progress<'a> {
+    clock: &'a dyn Clock,
+    recorder: &'a dyn Recorder,
+}
+
+/// Sends and receives until `stop`, then drains. Whether it was cancelled.
+fn drive(
+    world: &mut World,
+    test: &mut impl Load,
+    stop: Stop,
+    cancel: &AtomicBool,
+) -> Result<bool, NetperfError> {
+    let mut quota = match stop {
+        Stop::Packets(packets) => packets,
+        Stop::Deadline { .. } => u64::MAX,
+    };
+    let mut cancelled = false;
+    let mut wait = Wait::new(world.watchdog);
+    loop {
+        world.now_ns = world.clock.now_ns();
+        world.net.dma().tick(world.now_ns)?;
+        if matches!(stop, Stop::Deadline { at_ns } if world.now_ns >= at_ns) {
+            quota = 0;
+        }
+        // Relaxed: it publishes nothing but itself, and a moment later is as good.
+        if quota > 0 && cancel.load(Ordering::Relaxed) {
+            (cancelled, quota) = (true, 0);
+        }
+        let mut progress = test.send(world, &mut quota)?;
+        world.kick();
+        progress |= world.net.reap()? > 0;
+        progress |= world.receive(test)?;
+        if progress {
+            wait.progress();
+        } else if quota == 0 && test.awaited() == 0 && world.net.in_flight() == 0 {
+            break;
+        } else {
+            world.pause(&mut wait, test)?;
+        }
+    }
+    world.net.refill()?;
+    Ok(cancelled)
+}
+
+impl World {
+    /// Publishes what is queued.
+    fn kick(&mut self) {
+        if self.unkicked > 0 {
+            self.unkicked = 0;
+            self.net.kick();
+        }
+    }
+
+    /// Queues a packet whose payload is in place, and kicks after every [`Params::tx_batch`].
+    fn send(&mut self, slot: Slot, header: &Header) -> Result<(), NetperfError> {
+        self.net.send(slot, header)?;
+        self.sent += 1;
+        self.segments += u64::from(header.payload_len.div_ceil(u32::from(self.params.mss())).max(1));
+        self.unkicked += 1;
+        if self.unkicked >= self.params.tx_batch {
+            self.kick();
+        }
+        Ok(())
+    }
+
+    /// A free slot, if need be after reaping what has been transmitted.
+    fn slot(&mut self) -> Result<Option<Slot>, NetperfError> {
+        if let Some(slot) = self.net.slot() {
+            return Ok(Some(slot));
+        }
+        self.kick();
+        self.net.reap()?;
+        Ok(self.net.slot())
+    }
+
+    /// Polls until nothing is there; whether anything was.
+    fn receive(&mut self, test: &mut impl Load) -> Result<bool, NetperfError> {
+        let mut failed = Ok(());
+        let progress = Progress { clock: &*self.clock, recorder: &*self.recorder };
+        let frames = self.net.poll(POLL_BUDGET, |header| {
+            if failed.is_ok() {
+                failed = test.receive(header, &progress);
+            }
+        })?;
+        failed?;
+        Ok(frames > 0)
+    }
+
+    fn pause(&mut self, wait: &mut Wait, test: &impl Load) -> Result<(), NetperfError> {
+        match wait.pause() {
+            Pause::Again => Ok(()),
+            Pause::CheckDevice => Ok(self.net.check()?),
+            Pause::Expired => Err(NetperfError::Stalled {
+                waited: self.watchdog,
+                in_flight: self.net.in_flight(),
+                awaited: test.awaited(),
+                faults: self.net.dma().take_faults()?,
+            }),
+        }
+    }
+
+    /// A header from this NIC to the peer.
+    fn header(&self, kind: Kind, flow: u16, seq: u32) -> Header {
+        Header {
+            destination: PEER_MAC,
+            source: self.net.mac(),
+            kind,
+            flow,
+            seq,
+            payload_len: 0,
+            crc: 0,
+            reply_len: 0,
+            ack_every: 0,
+            mss: self.params.mss(),
+        }
+    }
+}
+
+fn unexpected(header: &Header) -> NetperfError {
+    NetperfError::Unexpected { kind: header.kind, flow: header.flow, seq: header.seq }
+}
