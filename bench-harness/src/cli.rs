@@ -54,12 +54,12 @@ pub(crate) struct RunArgs {
     /// Name of a built-in scenario, or a scenario file ending in .toml
     #[arg(value_name = "SCENARIO|FILE.toml", value_hint = ValueHint::FilePath)]
     pub(crate) scenario: String,
-    /// Where the scenario runs
-    #[arg(long, value_enum, default_value_t = MachineKind::Local)]
-    pub(crate) machine: MachineKind,
-    /// What does the DMA: emulated, passthrough, passthrough=BDF, or all
-    #[arg(long, value_name = "KIND", default_value = "emulated")]
-    pub(crate) endpoint: EndpointKind,
+    /// Where the scenario runs [default: the scenario's, which is local unless it says otherwise]
+    #[arg(long, value_enum)]
+    pub(crate) machine: Option<MachineKind>,
+    /// What does the DMA: emulated, passthrough, passthrough=BDF, or all [default: the scenario's]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) endpoint: Option<EndpointKind>,
     /// Only these modes, comma-separated: off, identity, lazy, strict
     #[arg(long, value_name = "MODE,…", value_delimiter = ',')]
     pub(crate) modes: Vec<String>,
@@ -78,9 +78,9 @@ pub(crate) struct RunArgs {
     /// Folder that gets a new folder for this run
     #[arg(long, value_name = "DIR", default_value = "results/runs", value_hint = ValueHint::DirPath)]
     pub(crate) out: PathBuf,
-    /// Change a parameter of the scenario; may be given several times
+    /// Change a key of the scenario, such as mtu=9000 or TCP_RR.message_bytes=1,64; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<Setting>,
+    pub(crate) set: Vec<String>,
     /// Attach kernel probes: when they are available, always, or never
     #[arg(long, value_enum, default_value_t = Probes::Auto)]
     pub(crate) probes: Probes,
@@ -90,9 +90,6 @@ pub(crate) struct RunArgs {
     /// Print errors only (and the JSON with --json)
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// Test hook: fail on purpose while the run is on.
-    #[arg(long, hide = true, value_enum)]
-    pub(crate) inject: Option<Inject>,
 }
 
 #[derive(Debug, Args)]
@@ -188,33 +185,6 @@ fn is_bdf(text: &str) -> bool {
     address && matches!(function.as_bytes(), [b'0'..=b'7'])
 }
 
-/// One `--set`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Setting {
-    /// Parameter.
-    pub(crate) key: String,
-    /// Its new value, as typed.
-    pub(crate) value: String,
-}
-
-/// `--set` without a key or a value.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("expected KEY=VALUE, such as message_bytes=1448")]
-pub(crate) struct NotASetting;
-
-impl FromStr for Setting {
-    type Err = NotASetting;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('=') {
-            Some((key, value)) if !key.trim().is_empty() && !value.trim().is_empty() => {
-                Ok(Self { key: key.trim().to_owned(), value: value.trim().to_owned() })
-            }
-            _ => Err(NotASetting),
-        }
-    }
-}
-
 /// Whether kernel probes are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Probes {
@@ -224,19 +194,6 @@ pub(crate) enum Probes {
     On,
     /// None
     Off,
-}
-
-/// Failures that tests provoke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Inject {
-    /// The driver thread panics after a few slices.
-    DriverPanic,
-    /// A service thread panics after a few slices.
-    ServicePanic,
-    /// The driver thread never comes back from a slice.
-    Hang,
-    /// A payload byte changes on its way.
-    Corrupt,
 }
 
 #[cfg(test)]
@@ -259,16 +216,6 @@ mod tests {
         assert_eq!("passthrough=0000:01:00.0".parse(), Ok(EndpointKind::Passthrough(Some(bdf))));
         for text in ["", "emulate", "passthrough=", "passthrough=1", "passthrough=00:01.9", "emulated=1"] {
             assert_eq!(text.parse::<EndpointKind>(), Err(UnknownEndpoint), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn settings() {
-        let set = |key: &str, value: &str| Ok(Setting { key: key.to_owned(), value: value.to_owned() });
-        assert_eq!("mtu=9000".parse(), set("mtu", "9000"));
-        assert_eq!("a=b=c".parse(), set("a", "b=c"));
-        for text in ["", "mtu", "=9000", "mtu="] {
-            assert_eq!(text.parse::<Setting>(), Err(NotASetting), "{text:?}");
         }
     }
 }

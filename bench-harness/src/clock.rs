@@ -1,6 +1,6 @@
 //! Clocks: the time-stamp counter where it ticks evenly, CLOCK_MONOTONIC elsewhere, and a virtual one.
 
-#![allow(unsafe_code, reason = "reading the time-stamp counter, CPU clocks")]
+#![allow(unsafe_code, reason = "reading the time-stamp counter and the process's CPU clock")]
 
 use std::{
     fs,
@@ -51,15 +51,12 @@ impl WallClock {
         }
     }
 
-    /// What it is, for the record.
-    pub(crate) fn describe(&self) -> String {
+    /// What it is, for the record: `tsc` is calibrated against CLOCK_MONOTONIC.
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Tsc { ns_per_tick_q32, .. } => {
-                let ghz = (1_u64 << 32) as f64 / *ns_per_tick_q32 as f64;
-                format!("tsc at {ghz:.4} GHz, calibrated against CLOCK_MONOTONIC over {} ms", CALIBRATION.as_millis())
-            }
-            Self::Monotonic { .. } => "CLOCK_MONOTONIC".to_owned(),
+            Self::Tsc { .. } => "tsc",
+            Self::Monotonic { .. } => "monotonic",
         }
     }
 }
@@ -93,18 +90,9 @@ fn calibrated_tsc() -> WallClock {
 
 /// CPU time of this whole process, all threads, user and system, in nanoseconds.
 pub(crate) fn process_cpu_ns() -> u64 {
-    cpu_clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID)
-}
-
-/// CPU time of the calling thread in nanoseconds.
-pub(crate) fn thread_cpu_ns() -> u64 {
-    cpu_clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
-}
-
-fn cpu_clock_ns(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec that clock_gettime fills.
-    let failed = unsafe { libc::clock_gettime(clock, &raw mut time) } != 0;
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) } != 0;
     if failed { 0 } else { (time.tv_sec as u64).saturating_mul(1_000_000_000) + time.tv_nsec as u64 }
 }
 
@@ -125,13 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn cpu_clocks_advance_with_work() {
-        let before = (thread_cpu_ns(), process_cpu_ns());
+    fn cpu_clock_advances_with_work() {
+        let before = process_cpu_ns();
         let mut x = 1_u64;
         for i in 0..2_000_000_u64 {
             x = std::hint::black_box(x.wrapping_mul(i | 1));
         }
-        assert!(thread_cpu_ns() > before.0);
-        assert!(process_cpu_ns() > before.1);
+        assert!(process_cpu_ns() > before);
     }
 }

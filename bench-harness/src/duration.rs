@@ -31,6 +31,14 @@ pub(crate) enum DurationError {
 pub(crate) fn parse(text: &str) -> Result<Duration, DurationError> {
     let signed: SignedDuration = text.trim().parse().map_err(|_| DurationError::Unreadable)?;
     let duration = Duration::try_from(signed).map_err(|_| DurationError::TooShort)?;
+    check(duration)
+}
+
+/// Whether a case can have this much time.
+///
+/// # Errors
+/// When it is not within [`SHORTEST`]..=[`LONGEST`].
+pub(crate) fn check(duration: Duration) -> Result<Duration, DurationError> {
     match duration {
         d if d < SHORTEST => Err(DurationError::TooShort),
         d if d > LONGEST => Err(DurationError::TooLong),

@@ -26,7 +26,9 @@ impl Interrupt {
             if flag.0.swap(true, Ordering::Relaxed) {
                 process::exit(i32::from(Exit::Interrupted as u8));
             }
-            anstream::eprintln!("\nInterrupted: finishing this slice, then saving. Press Ctrl-C again to abort.");
+            anstream::eprintln!(
+                "\nInterrupted: finishing this slice, then saving. Press Ctrl-C again to abort."
+            );
         })?;
         Ok(interrupt)
     }

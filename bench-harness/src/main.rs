@@ -1,21 +1,41 @@
 //! `iommu-bench`: measures what I/O address translation costs, and where.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
-#[expect(dead_code, reason = "the run command is being written")]
 mod cli;
-#[expect(dead_code, reason = "the run command is being written")]
 mod clock;
+mod completions;
 mod duration;
-#[expect(dead_code, reason = "the run command is being written")]
 mod exit;
-#[expect(dead_code, reason = "the run command is being written")]
+mod failure;
+mod inject;
 mod interrupt;
-#[expect(dead_code, reason = "the run command is being written")]
+mod machine;
+mod measure;
+mod out;
 mod plan;
-#[expect(dead_code, reason = "the run command is being written")]
 mod progress;
+mod report;
+mod run;
+mod scenarios;
 
-fn main() {
-    let _cli = cli::Cli::parse();
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::List(args) => scenarios::list(&args),
+        Command::Show(args) => scenarios::show(&args),
+        Command::Report(args) => report::report(&args),
+        Command::Completions(args) => completions::completions(&args),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.print();
+            failure.exit.into()
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! A progress bar on standard error, for people who watch.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -9,25 +12,28 @@ pub(crate) struct Progress {
     bar: ProgressBar,
     total: Duration,
     done: Duration,
+    since: Instant,
 }
 
 impl Progress {
     /// A bar for `total` of measuring.
     pub(crate) fn new(total: Duration, quiet: bool) -> Self {
         let shown = !quiet && std::io::stderr().is_terminal();
-        let target = if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+        let target =
+            if shown { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total.as_millis() as u64), target);
         bar.set_style(style());
         if shown {
             bar.enable_steady_tick(Duration::from_millis(250));
         }
-        Self { bar, total, done: Duration::ZERO }
+        Self { bar, total, done: Duration::ZERO, since: Instant::now() }
     }
 
     /// Says what is being done now.
     pub(crate) fn now(&self, what: &str) {
         self.bar.set_message(what.to_owned());
-        self.bar.set_prefix(format!("{} left", whole_seconds(self.total.saturating_sub(self.done))));
+        let left = time_left(self.total, self.done, self.since.elapsed());
+        self.bar.set_prefix(format!("{} left", whole_seconds(left)));
     }
 
     /// Another `step` is done.
@@ -54,6 +60,13 @@ fn style() -> ProgressStyle {
         .progress_chars("=> ")
 }
 
+/// What is left of `total`, at the pace so far.
+fn time_left(total: Duration, done: Duration, elapsed: Duration) -> Duration {
+    let left = total.saturating_sub(done);
+    let pace = if done.is_zero() { 1.0 } else { elapsed.as_secs_f64() / done.as_secs_f64() };
+    Duration::try_from_secs_f64(left.as_secs_f64() * pace).unwrap_or(Duration::MAX)
+}
+
 fn whole_seconds(left: Duration) -> String {
     let seconds = left.as_millis().div_ceil(1000);
     match seconds {
@@ -65,6 +78,14 @@ fn whole_seconds(left: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pace_scales_what_is_left() {
+        let seconds = Duration::from_secs;
+        assert_eq!(time_left(seconds(10), seconds(0), seconds(0)), seconds(10));
+        assert_eq!(time_left(seconds(10), seconds(4), seconds(8)), seconds(12));
+        assert_eq!(time_left(seconds(10), seconds(11), seconds(8)), seconds(0));
+    }
 
     #[test]
     fn time_left_is_rounded_up() {

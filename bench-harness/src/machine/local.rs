@@ -1,0 +1,100 @@
+//! The local machine: guest driver, IOMMU and endpoint in this process, meeting in shared guest memory.
+//!
+//! There is no kernel IOMMU, VFIO or KVM in the path: what is measured is the guest's DMA API, the virtqueue, the
+//! device and the endpoint's translated DMA.
+
+use std::{sync::Arc, thread};
+
+use iommu_workloads::{CaseSpec, Clock, VirtualClock, scenario::Service};
+use virtio_transport::ServiceMode;
+
+use super::{
+    CaseError, EndpointFault, Machine, PreparedCase,
+    stack::{Rebuilt, Stack},
+};
+use crate::clock::WallClock;
+
+/// Threads that would be busy if each service had one: driver, IOMMU, endpoint.
+const BUSY_THREADS: usize = 3;
+
+/// Where time comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Time {
+    /// From the machine.
+    Wall(WallClock),
+    /// From the number of readings: everything repeats exactly.
+    Virtual,
+}
+
+impl Time {
+    /// The clock that drivers read.
+    pub(super) fn clock(self) -> Arc<dyn Clock> {
+        match self {
+            Self::Wall(clock) => Arc::new(clock),
+            Self::Virtual => Arc::new(VirtualClock::default()),
+        }
+    }
+
+    /// Nanoseconds since some origin; nothing in virtual time, which reading would advance.
+    pub(super) fn wall_ns(self) -> Option<u64> {
+        match self {
+            Self::Wall(clock) => Some(clock.now_ns()),
+            Self::Virtual => None,
+        }
+    }
+
+    /// What it is, for the record.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Wall(clock) => clock.name(),
+            Self::Virtual => "virtual",
+        }
+    }
+}
+
+/// How the machine is set up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalOptions {
+    /// Seed of every random choice; the same for all cases, so that they do the same work.
+    pub(crate) seed: u64,
+    /// Clock of drivers and observers.
+    pub(crate) time: Time,
+    /// Whether the run has a single case: pollers of another would take its cores.
+    pub(crate) alone: bool,
+    /// Failure to provoke.
+    pub(crate) fault: Option<EndpointFault>,
+}
+
+/// See the module.
+pub(crate) struct LocalMachine(LocalOptions);
+
+impl LocalMachine {
+    /// With these options.
+    pub(crate) fn new(options: LocalOptions) -> Self {
+        Self(options)
+    }
+
+    /// The mode in which services work, the same for all modes of a case: they are compared with each other.
+    fn service(&self, case: &CaseSpec) -> ServiceMode {
+        match case.params.service {
+            _ if matches!(self.0.time, Time::Virtual) => ServiceMode::Inline,
+            Service::Inline => ServiceMode::Inline,
+            Service::Thread => ServiceMode::Thread,
+            Service::Poll => ServiceMode::Poll,
+            Service::Auto => {
+                let cores = thread::available_parallelism().map_or(1, usize::from);
+                if cores < BUSY_THREADS { ServiceMode::Inline } else { ServiceMode::Thread }
+            }
+        }
+    }
+}
+
+impl Machine for LocalMachine {
+    fn prepare(&self, case: &CaseSpec) -> Result<Box<dyn PreparedCase>, CaseError> {
+        let service = self.service(case);
+        if service == ServiceMode::Poll && !self.0.alone {
+            return Ok(Box::new(Rebuilt { case: case.clone(), service, options: self.0 }));
+        }
+        Ok(Box::new(Stack::new(case, service, self.0)?))
+    }
+}

@@ -1,0 +1,82 @@
+//! Machines: where the cases of a scenario run.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use iommu_results::{Histogram, Param};
+use iommu_workloads::CaseSpec;
+use thiserror::Error;
+
+mod build;
+mod bus;
+mod inject;
+mod local;
+mod observer;
+mod stack;
+
+pub(crate) use inject::EndpointFault;
+pub(crate) use local::{LocalMachine, LocalOptions, Time};
+
+/// How much a slice does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Amount {
+    /// As much as fits into this time.
+    For(Duration),
+    /// Exactly so many packets, or round trips.
+    Packets(u64),
+}
+
+/// What one slice of a case did.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Slice {
+    /// Wall time in nanoseconds; nothing in virtual time.
+    pub(crate) elapsed_ns: Option<u64>,
+    /// CPU time of all threads that took part, in nanoseconds; nothing in virtual time.
+    pub(crate) cpu_ns: Option<u64>,
+    /// Packets in both directions.
+    pub(crate) packets: u64,
+    /// Payload bytes in both directions.
+    pub(crate) payload_bytes: u64,
+    /// Completed round trips.
+    pub(crate) transactions: u64,
+    /// Exact counts by their name in `run.json`.
+    pub(crate) counts: BTreeMap<String, u64>,
+    /// Latencies in nanoseconds by their name in `run.json`.
+    pub(crate) histograms: BTreeMap<String, Histogram>,
+}
+
+/// A case cannot be set up, or broke while it ran.
+#[derive(Debug, Error)]
+#[error("{case}: {cause}")]
+pub(crate) struct CaseError {
+    /// Id of the case.
+    pub(crate) case: String,
+    /// What happened.
+    pub(crate) cause: String,
+}
+
+/// A case that is set up: memory, devices, driver.
+pub(crate) trait PreparedCase {
+    /// Parameters that only the machine knows: the service mode in use, clocks.
+    fn params(&self) -> BTreeMap<String, Param>;
+
+    /// Runs one slice.
+    ///
+    /// # Errors
+    /// When payload was corrupted, a fault occurred, a worker panicked or the driver gave up.
+    fn run_slice(&mut self, amount: Amount) -> Result<Slice, CaseError>;
+
+    /// Unmaps everything, resets the devices.
+    ///
+    /// # Errors
+    /// When a device does not do what is asked.
+    fn finish(self: Box<Self>) -> Result<(), CaseError>;
+}
+
+/// Something that can set up cases.
+pub(crate) trait Machine: Send {
+    /// Sets one case up. Called on the thread that will run it.
+    ///
+    /// # Errors
+    /// When memory, a device or the driver cannot be had.
+    fn prepare(&self, case: &CaseSpec) -> Result<Box<dyn PreparedCase>, CaseError>;
+}

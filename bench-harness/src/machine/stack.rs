@@ -1,0 +1,263 @@
+//! One case on the local machine, set up: guest memory, devices, register blocks, drivers.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use iommu_endpoints::DirectPort;
+use iommu_results::{Param, names};
+use iommu_workloads::{CaseSpec, Guest, Netperf, NullRecorder, Recorder, Stop, dma::Counts};
+use virtio_iommu::{Counters, Device, device::RequestKind, memory::GuestRam, spec::EndpointId};
+use virtio_transport::{ServiceMode, VirtioDevice};
+
+use super::{
+    Amount, CaseError, LocalOptions, PreparedCase, Slice, Time,
+    build::{Card, CardBuilder, bus, card_config, chain, guest_memory, iommu_options},
+    observer::BatchTimer,
+};
+use crate::{clock::process_cpu_ns, measure::Latencies};
+
+/// The network card's endpoint ID: bus 0, device 1, function 0.
+const NET_ENDPOINT: EndpointId = EndpointId(8);
+/// How long the driver waits for a device before it gives up.
+const WATCHDOG: Duration = Duration::from_secs(10);
+/// A case that can run slices.
+pub(super) struct Stack {
+    case: CaseSpec,
+    service: ServiceMode,
+    time: Time,
+    latencies: Arc<Latencies>,
+    iommu: Option<Arc<Device>>,
+    card: Arc<dyn Card>,
+    netperf: Netperf,
+    /// Device-side counts at the end of the slice before.
+    seen: DeviceSide,
+}
+
+/// What the devices count and the driver cannot.
+#[derive(Clone, Copy, Debug, Default)]
+struct DeviceSide {
+    bytes_verified: u64,
+    faults: u64,
+    faults_dropped: u64,
+}
+
+impl Stack {
+    pub(super) fn new(
+        case: &CaseSpec,
+        service: ServiceMode,
+        options: LocalOptions,
+    ) -> Result<Self, CaseError> {
+        let failed = |cause: String| CaseError { case: case.id.clone(), cause };
+        Self::build(case, service, options).map_err(|error| failed(chain(&*error)))
+    }
+
+    fn build(case: &CaseSpec, service: ServiceMode, options: LocalOptions) -> Result<Self, Box<dyn Error>> {
+        let memory = guest_memory(case.params.guest_memory_mib)?;
+        let ram = GuestRam::new(Arc::clone(&memory))?;
+        let latencies = Arc::new(Latencies::default());
+        let iommu = if case.mode.has_iommu() {
+            let device = Device::new(iommu_options(case, service), ram.clone())?;
+            device.add_emulated_endpoint(NET_ENDPOINT)?;
+            if let Time::Wall(clock) = options.time {
+                device.set_observer(Box::new(BatchTimer::new(clock, Arc::clone(&latencies))));
+            }
+            Some(Arc::new(device))
+        } else {
+            None
+        };
+        let builder = CardBuilder { config: card_config(case), service, options, latencies: &latencies };
+        let card = match &iommu {
+            Some(device) => builder.with_port(device.endpoint_port(NET_ENDPOINT)?)?,
+            None => builder.with_port(DirectPort::new(ram))?,
+        };
+        let guest = Guest {
+            memory,
+            net_bus: bus(Arc::clone(&card) as Arc<dyn VirtioDevice>),
+            iommu_bus: iommu.as_ref().map(|device| bus(Arc::clone(device) as Arc<dyn VirtioDevice>)),
+            endpoint: NET_ENDPOINT,
+            clock: options.time.clock(),
+            recorder: match options.time {
+                Time::Wall(_) => Arc::clone(&latencies) as Arc<dyn Recorder>,
+                Time::Virtual => Arc::new(NullRecorder),
+            },
+            seed: options.seed,
+            watchdog: WATCHDOG,
+        };
+        let netperf = Netperf::new(guest, case)?;
+        // What setting up took is no sample of the load.
+        latencies.take();
+        let mut stack = Self {
+            case: case.clone(),
+            service,
+            time: options.time,
+            latencies,
+            iommu,
+            card,
+            netperf,
+            seen: DeviceSide::default(),
+        };
+        stack.seen = stack.device_side();
+        Ok(stack)
+    }
+}
+
+impl Stack {
+    fn error(&self, cause: impl Into<String>) -> CaseError {
+        CaseError { case: self.case.id.clone(), cause: cause.into() }
+    }
+
+    fn device_side(&self) -> DeviceSide {
+        let faults = self.iommu.as_ref().map(|device| device.counters().faults).unwrap_or_default();
+        DeviceSide {
+            bytes_verified: self.card.counters().bytes_verified,
+            faults: faults.delivered,
+            faults_dropped: faults.dropped(),
+        }
+    }
+
+    /// The counts of a slice that ended just now.
+    fn counts(&mut self, driver: Counts) -> BTreeMap<String, u64> {
+        let now = self.device_side();
+        let before = std::mem::replace(&mut self.seen, now);
+        let mut counts: BTreeMap<String, u64> =
+            driver.named().map(|(name, n)| (name.to_owned(), n)).collect();
+        *counts.entry(names::BYTES_VERIFIED.to_owned()).or_default() +=
+            now.bytes_verified - before.bytes_verified;
+        if self.iommu.is_some() {
+            counts.insert(names::FAULTS.to_owned(), now.faults - before.faults);
+            counts.insert(names::FAULTS_DROPPED.to_owned(), now.faults_dropped - before.faults_dropped);
+        }
+        counts
+    }
+}
+
+impl PreparedCase for Stack {
+    fn params(&self) -> BTreeMap<String, Param> {
+        params(&self.case, self.service, self.time)
+    }
+
+    fn run_slice(&mut self, amount: Amount) -> Result<Slice, CaseError> {
+        let start_ns = self.time.wall_ns();
+        let stop = match (amount, start_ns) {
+            (Amount::For(time), Some(now)) => {
+                Stop::Deadline { at_ns: now.saturating_add(time.as_nanos() as u64) }
+            }
+            (Amount::For(_), None) => return Err(self.error("virtual time never ends a slice")),
+            (Amount::Packets(n), _) => Stop::Packets(n),
+        };
+        let cpu_before = process_cpu_ns();
+        let outcome = self.netperf.run_slice(stop, &AtomicBool::new(false));
+        let cpu_ns = process_cpu_ns().saturating_sub(cpu_before);
+        // The driver only sees that nobody answers; the device knows why.
+        if let Some(cause) = broken(&*self.card, self.iommu.as_deref()) {
+            return Err(self.error(cause));
+        }
+        let stats = outcome.map_err(|error| self.error(chain(&error)))?;
+        let timed = start_ns.is_some();
+        Ok(Slice {
+            elapsed_ns: timed.then_some(stats.elapsed_ns),
+            cpu_ns: timed.then_some(cpu_ns),
+            packets: stats.counts.packets,
+            payload_bytes: stats.counts.bytes_moved,
+            transactions: stats.counts.transactions,
+            counts: self.counts(stats.counts),
+            histograms: self.latencies.take(),
+        })
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), CaseError> {
+        let Self { case, iommu, card, netperf, .. } = *self;
+        let error = |cause: String| CaseError { case: case.id.clone(), cause };
+        let outcome = netperf.shutdown();
+        if let Some(cause) = broken(&*card, iommu.as_deref()) {
+            return Err(error(cause));
+        }
+        let total = outcome.map_err(|source| error(chain(&source)))?;
+        iommu.map_or(Ok(()), |device| agree(&total, &device.counters())).map_err(error)
+    }
+}
+
+/// What broke, if anything: a panic on a service thread, damaged payload, a fault nobody provoked.
+fn broken(card: &dyn Card, iommu: Option<&Device>) -> Option<String> {
+    if let Some(panic) = card.failed() {
+        return Some(format!("the endpoint's service panicked: {panic}"));
+    }
+    if let Some(panic) = iommu.and_then(Device::failure) {
+        return Some(format!("the IOMMU's service panicked: {panic}"));
+    }
+    let counters = card.counters();
+    if let Err(corruption) = counters.verify() {
+        return Some(corruption.to_string());
+    }
+    let faults = iommu.map_or(0, |device| device.counters().faults.faults());
+    if faults > 0 || counters.dma_faults > 0 {
+        return Some(format!("the IOMMU refused {faults} accesses of the endpoint; none was expected"));
+    }
+    (counters.malformed > 0)
+        .then(|| format!("the endpoint found {} chains or frames malformed", counters.malformed))
+}
+
+/// Both sides of the request queue, having counted independently, must agree.
+fn agree(driver: &Counts, device: &Counters) -> Result<(), String> {
+    let seen = (device.requests_of(RequestKind::Map), device.requests_of(RequestKind::Unmap));
+    let sent = (driver.requests_map, driver.requests_unmap);
+    if seen != sent {
+        return Err(format!("the driver sent {sent:?} MAP and UNMAP requests, the device served {seen:?}"));
+    }
+    let refused: u64 = device.statuses.iter().skip(1).sum();
+    if refused > 0 {
+        return Err(format!("the device refused {refused} requests; none should be"));
+    }
+    Ok(())
+}
+
+/// A case that is set up for each slice and torn down after it: its pollers would take the cores of other cases.
+pub(super) struct Rebuilt {
+    /// The case.
+    pub(super) case: CaseSpec,
+    /// Where its devices are served.
+    pub(super) service: ServiceMode,
+    /// As for the stack.
+    pub(super) options: LocalOptions,
+}
+
+impl PreparedCase for Rebuilt {
+    fn params(&self) -> BTreeMap<String, Param> {
+        params(&self.case, self.service, self.options.time)
+    }
+
+    fn run_slice(&mut self, amount: Amount) -> Result<Slice, CaseError> {
+        let mut stack = Box::new(Stack::new(&self.case, self.service, self.options)?);
+        stack.run_slice(warm_up(amount))?;
+        let slice = stack.run_slice(amount)?;
+        stack.finish()?;
+        Ok(slice)
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), CaseError> {
+        Ok(())
+    }
+}
+
+/// A tenth of a slice.
+fn warm_up(amount: Amount) -> Amount {
+    match amount {
+        Amount::For(time) => Amount::For(time / 10),
+        Amount::Packets(n) => Amount::Packets(n.div_ceil(10)),
+    }
+}
+
+fn params(case: &CaseSpec, service: ServiceMode, time: Time) -> BTreeMap<String, Param> {
+    let service = match service {
+        ServiceMode::Inline => "inline",
+        ServiceMode::Thread => "thread",
+        ServiceMode::Poll => "poll",
+    };
+    let viommu = if case.mode.has_iommu() { "virtio-iommu" } else { "none" };
+    let texts = [("clock", time.name()), ("doorbell", "mmio"), ("service", service), ("viommu", viommu)];
+    texts.into_iter().map(|(name, text)| (name.to_owned(), Param::from(text))).collect()
+}

@@ -1,0 +1,204 @@
+//! From what was gathered to the run that is stored.
+
+use std::collections::BTreeMap;
+
+use iommu_analysis::stats::{self, LEVEL};
+use iommu_results::{
+    Case, EndpointKind, Environment, Histograms, Machine, Metric, Mode, Param, ProbeSkipped, Probes,
+    Relative, Run, SCHEMA, Timestamp, names, revision,
+};
+use iommu_workloads::{CaseSpec, Test, scenario::Value};
+
+use super::{
+    collect::Gathered,
+    listen::{End, Outcome},
+    request::Request,
+};
+use crate::cli;
+
+/// Why a run in virtual time has no figures in seconds.
+const VIRTUAL_TIME: &str = "the clock is virtual (--packets): nothing was timed";
+
+/// What is known about the run besides its cases.
+pub(crate) struct Facts {
+    /// Its id.
+    pub(crate) run_id: String,
+    /// When it began.
+    pub(crate) started_at: Timestamp,
+    /// Where.
+    pub(crate) environment: Environment,
+    /// What was asked of probes.
+    pub(crate) probes: cli::Probes,
+}
+
+/// The run and its full-resolution histograms.
+pub(crate) fn assemble(request: &Request, outcome: Outcome, facts: Facts) -> (Run, Histograms) {
+    let Request { scenario, cases: specs, exact, .. } = request;
+    let mut warnings = facts.environment.warnings();
+    warnings.extend(end_warning(&outcome.end));
+    if facts.probes == cli::Probes::On {
+        warnings.push("--probes on: this build has no kernel probes, so none are attached".to_owned());
+    }
+    let relative = relatives(specs, &outcome.gathered, scenario.seed);
+    let mut histograms = Histograms::new();
+    let mut cases = Vec::with_capacity(specs.len());
+    for (spec, gathered) in specs.iter().zip(outcome.gathered) {
+        for (name, histogram) in &gathered.histograms {
+            histograms.insert((spec.id.clone(), name.clone()), histogram.clone());
+        }
+        cases.push(case(spec, gathered, *exact, scenario.seed));
+    }
+    let run = Run {
+        schema: SCHEMA.to_owned(),
+        run_id: facts.run_id,
+        scenario: scenario.name.clone(),
+        machine: Machine::Local,
+        seed: scenario.seed,
+        partial: outcome.end != End::Complete,
+        started_at: facts.started_at,
+        revision: revision().to_owned(),
+        environment: facts.environment,
+        warnings,
+        cases,
+        relative,
+        probes: no_probes(facts.probes),
+    };
+    (run, histograms)
+}
+
+fn end_warning(end: &End) -> Option<String> {
+    match end {
+        End::Complete => None,
+        End::Interrupted => Some("interrupted by the user before all slices were measured".to_owned()),
+        End::Broke { cause } => Some(format!("the run failed: {cause}")),
+    }
+}
+
+fn case(spec: &CaseSpec, gathered: Gathered, exact: bool, seed: u64) -> Case {
+    let mut case = Case::new(&spec.id, endpoint(spec), mode(spec), spec.test.name());
+    case.params = spec.values.iter().map(|(name, value)| ((*name).to_owned(), param(value))).collect();
+    case.params.extend(gathered.params);
+    case.metrics = metrics_of(spec.test)
+        .map(|(name, unit)| (name.to_owned(), metric(gathered.series.get(name), unit, exact, seed)))
+        .collect();
+    let summaries = gathered.histograms.iter().filter_map(|(name, h)| Some((name.clone(), h.summary()?)));
+    case.histograms = summaries.collect();
+    case.counts = gathered.counts;
+    case
+}
+
+fn endpoint(_spec: &CaseSpec) -> EndpointKind {
+    // Passthrough was refused before anything ran.
+    EndpointKind::Emulated
+}
+
+fn mode(spec: &CaseSpec) -> Mode {
+    use iommu_workloads::Mode as Guest;
+    match spec.mode {
+        Guest::Off => Mode::Off,
+        Guest::Identity => Mode::Identity,
+        Guest::Lazy => Mode::Lazy,
+        Guest::Strict => Mode::Strict,
+    }
+}
+
+fn param(value: &Value) -> Param {
+    match value {
+        Value::Int(n) => Param::Int(*n),
+        Value::Float(x) => Param::Float(*x),
+        Value::Text(word) => Param::Text(word.clone()),
+    }
+}
+
+/// What a test is measured by: name and unit.
+fn metrics_of(test: Test) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let main = match test {
+        Test::TcpStream => (names::THROUGHPUT, names::BYTES_PER_SECOND),
+        Test::TcpRr => (names::TRANSACTIONS, names::PER_SECOND),
+    };
+    [main, (names::CPU_PER_PACKET, names::NANOSECONDS)].into_iter()
+}
+
+fn metric(series: Option<&Vec<(u32, f64)>>, unit: &str, exact: bool, seed: u64) -> Metric {
+    if exact {
+        return Metric::missing(VIRTUAL_TIME);
+    }
+    let samples: Vec<f64> = series.into_iter().flatten().map(|(_, value)| *value).collect();
+    stats::metric(&samples, unit, LEVEL, seed)
+}
+
+/// Every case against the one that differs from it in nothing but the mode, which is `off` where there is one and the
+/// scenario's first mode elsewhere. A comparison without enough slices is left out.
+fn relatives(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Relative> {
+    let mut found = Vec::new();
+    for (at, spec) in specs.iter().enumerate() {
+        let group = || specs.iter().enumerate().filter(|(_, other)| other.group() == spec.group());
+        let off = group().find(|(_, other)| other.mode == iommu_workloads::Mode::Off);
+        let Some((baseline_at, baseline)) = off.or_else(|| group().next()) else { continue };
+        if baseline_at == at {
+            continue;
+        }
+        for (name, _) in metrics_of(spec.test) {
+            let (case, base) = paired(&gathered[at], &gathered[baseline_at], name);
+            if let Ok(estimate) = stats::paired_ratio(&case, &base, LEVEL, seed) {
+                found.push(estimate.to_relative(name, &spec.id, &baseline.id));
+            }
+        }
+    }
+    found
+}
+
+/// The values of both cases in the rounds that both completed.
+fn paired(case: &Gathered, baseline: &Gathered, name: &str) -> (Vec<f64>, Vec<f64>) {
+    let by_round = |gathered: &Gathered| -> BTreeMap<u32, f64> {
+        gathered.series.get(name).into_iter().flatten().copied().collect()
+    };
+    let baseline = by_round(baseline);
+    by_round(case).into_iter().filter_map(|(round, value)| Some((value, *baseline.get(&round)?))).unzip()
+}
+
+fn no_probes(asked: cli::Probes) -> Probes {
+    let reason = match asked {
+        cli::Probes::Off => "switched off with --probes off",
+        cli::Probes::Auto | cli::Probes::On => "this build has no kernel probes",
+    };
+    let overhead = serde_json::json!("nothing was attached, so there is no overhead to measure");
+    Probes {
+        skipped: vec![ProbeSkipped { name: "kernel".to_owned(), reason: reason.to_owned() }],
+        more: BTreeMap::from([("overhead_reason".to_owned(), overhead)]),
+        ..Probes::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gathered(values: &[(u32, f64)]) -> Gathered {
+        Gathered { series: BTreeMap::from([(names::THROUGHPUT, values.to_vec())]), ..Gathered::default() }
+    }
+
+    #[test]
+    fn only_rounds_that_both_completed_are_paired() {
+        let case = gathered(&[(0, 1.0), (1, 2.0), (2, 3.0)]);
+        let baseline = gathered(&[(2, 30.0), (0, 10.0)]);
+        assert_eq!(paired(&case, &baseline, names::THROUGHPUT), (vec![1.0, 3.0], vec![10.0, 30.0]));
+        assert_eq!(paired(&case, &baseline, names::TRANSACTIONS), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_ratio_is_case_over_baseline_off() {
+        let specs = iommu_workloads::Scenario::built_in("netperf-strict").unwrap().expand().unwrap();
+        let all: Vec<Gathered> = specs
+            .iter()
+            .map(|spec| {
+                let value = if spec.mode == iommu_workloads::Mode::Off { 100.0 } else { 50.0 };
+                gathered(&(0..8).map(|round| (round, value)).collect::<Vec<_>>())
+            })
+            .collect();
+        let found = relatives(&specs, &all, 1);
+        assert_eq!(found.len(), 1, "only the stream has a throughput");
+        assert!((found[0].ratio - 0.5).abs() < 1e-12);
+        assert!(found[0].baseline.contains("/off/") && found[0].case.contains("/strict/"));
+    }
+}

@@ -1,0 +1,100 @@
+//! Gathers what the worker reports, slice by slice.
+
+use std::collections::BTreeMap;
+
+use iommu_results::{Histogram, Param};
+
+use crate::{machine::Slice, plan::Step};
+
+/// Everything measured of one case; the warm-up is not in it.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    /// Parameters only the machine knew.
+    pub(crate) params: BTreeMap<String, Param>,
+    /// Sums of the slices' counts.
+    pub(crate) counts: BTreeMap<String, u64>,
+    /// The slices' histograms, merged.
+    pub(crate) histograms: BTreeMap<String, Histogram>,
+    /// The slices' rates by metric, each with its round.
+    pub(crate) series: BTreeMap<&'static str, Vec<(u32, f64)>>,
+    /// Slices in it.
+    pub(crate) slices: u32,
+}
+
+impl Gathered {
+    /// Adds a slice; a warm-up is passed over.
+    pub(crate) fn add(&mut self, step: Step, slice: Slice) {
+        let Some(round) = step.round else { return };
+        self.slices += 1;
+        for (name, value) in rates(&slice) {
+            self.series.entry(name).or_default().push((round, value));
+        }
+        for (name, n) in slice.counts {
+            *self.counts.entry(name).or_default() += n;
+        }
+        for (name, histogram) in slice.histograms {
+            self.histograms.entry(name).or_default().merge(&histogram);
+        }
+    }
+}
+
+/// A slice's metrics, as far as it has them.
+fn rates(slice: &Slice) -> impl Iterator<Item = (&'static str, f64)> {
+    use iommu_results::names::{CPU_PER_PACKET, THROUGHPUT, TRANSACTIONS};
+    let per_second = |n: u64| {
+        let elapsed_ns = slice.elapsed_ns.filter(|ns| *ns > 0 && n > 0)?;
+        Some(n as f64 * 1e9 / elapsed_ns as f64)
+    };
+    let cpu = slice.cpu_ns.filter(|_| slice.packets > 0).map(|ns| ns as f64 / slice.packets as f64);
+    let found = [
+        (THROUGHPUT, per_second(slice.payload_bytes)),
+        (TRANSACTIONS, per_second(slice.transactions)),
+        (CPU_PER_PACKET, cpu),
+    ];
+    found.into_iter().filter_map(|(name, rate)| rate.map(|rate| (name, rate)))
+}
+
+#[cfg(test)]
+mod tests {
+    use iommu_results::names;
+
+    use super::*;
+
+    fn slice() -> Slice {
+        Slice {
+            elapsed_ns: Some(500_000_000),
+            cpu_ns: Some(1_000_000),
+            packets: 1000,
+            payload_bytes: 1_000_000,
+            counts: BTreeMap::from([("packets".to_owned(), 1000)]),
+            ..Slice::default()
+        }
+    }
+
+    #[test]
+    fn warm_up_is_thrown_away() {
+        let mut gathered = Gathered::default();
+        gathered.add(Step { round: None, case: 0 }, slice());
+        assert!(gathered.counts.is_empty() && gathered.series.is_empty());
+    }
+
+    #[test]
+    fn counts_add_up_and_rates_keep_their_round() {
+        let mut gathered = Gathered::default();
+        gathered.add(Step { round: Some(0), case: 0 }, slice());
+        gathered.add(Step { round: Some(1), case: 0 }, slice());
+        assert_eq!(gathered.counts["packets"], 2000);
+        assert_eq!(gathered.series[names::THROUGHPUT], [(0, 2e6), (1, 2e6)]);
+        assert_eq!(gathered.series[names::CPU_PER_PACKET], [(0, 1000.0), (1, 1000.0)]);
+        assert!(!gathered.series.contains_key(names::TRANSACTIONS), "nothing was transacted");
+    }
+
+    #[test]
+    fn virtual_time_has_no_rates() {
+        let mut gathered = Gathered::default();
+        let slice = Slice { elapsed_ns: None, cpu_ns: None, ..slice() };
+        gathered.add(Step { round: Some(0), case: 0 }, slice);
+        assert!(gathered.series.is_empty());
+        assert_eq!(gathered.counts["packets"], 1000);
+    }
+}

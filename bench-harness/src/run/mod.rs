@@ -1,0 +1,147 @@
+//! `run`: one scenario from the command line to the stored result.
+
+use std::{path::PathBuf, time::Duration};
+
+use iommu_results::{
+    Environment, Histograms, Run, RunFolder, Store, StoreError, Timestamp, store::REPORT_FILE,
+};
+
+use crate::{
+    cli::RunArgs,
+    clock::WallClock,
+    exit::Exit,
+    failure::{Failure, warn},
+    inject::{self, Inject},
+    interrupt::Interrupt,
+    machine::{Amount, EndpointFault, LocalMachine, LocalOptions, Time},
+    out,
+    progress::Progress,
+};
+
+mod assemble;
+mod collect;
+mod listen;
+mod request;
+mod worker;
+
+use assemble::{Facts, assemble};
+use listen::{End, Outcome, Patience, listen, weight};
+use request::Request;
+use worker::Job;
+
+/// Runs a scenario.
+///
+/// # Errors
+/// Before the run: usage errors and missing prerequisites. After it: a failed run, or a result that was not stored.
+pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
+    let request = Request::new(args)?;
+    let inject = inject::from_environment()?;
+    let interrupt = Interrupt::install().map_err(Failure::failed)?;
+    let started_at = Timestamp::now();
+    let environment = Environment::capture();
+    let folder = reserve(args, &request, started_at);
+    if let Err(error) = &folder {
+        warn(&format!("the result will not be stored: {error}"));
+    }
+    let outcome = measure(args, &request, interrupt, inject)?;
+    let end = outcome.end.clone();
+    let run_id = match &folder {
+        Ok(folder) => folder.run_id().to_owned(),
+        Err(_) => format!("unstored-{}", started_at.as_millisecond()),
+    };
+    let facts = Facts { run_id, started_at, environment, probes: args.probes };
+    let (run, histograms) = assemble(&request, outcome, facts);
+    let stored = folder.and_then(|folder| store(folder, &run, &histograms));
+    show(args, &run, stored.as_ref().ok())?;
+    conclude(end, stored)
+}
+
+fn reserve(args: &RunArgs, request: &Request, started_at: Timestamp) -> Result<RunFolder, StoreError> {
+    Store::open(&args.out)?.begin(&request.scenario.name, started_at)
+}
+
+fn measure(
+    args: &RunArgs,
+    request: &Request,
+    interrupt: Interrupt,
+    inject: Option<Inject>,
+) -> Result<Outcome, Failure> {
+    let time = if request.exact { Time::Virtual } else { Time::Wall(WallClock::best()) };
+    let machine = LocalMachine::new(LocalOptions {
+        seed: request.scenario.seed,
+        time,
+        alone: request.cases.len() == 1,
+        fault: match inject {
+            Some(Inject::ServicePanic) => Some(EndpointFault::Panic),
+            Some(Inject::Corrupt) => Some(EndpointFault::Corrupt),
+            _ => None,
+        },
+    });
+    let ids: Vec<String> = request.cases.iter().map(|case| case.id.clone()).collect();
+    let total = request.steps.iter().map(|(_, amount)| weight(*amount)).sum();
+    let mut progress = Progress::new(total, args.quiet);
+    let job = Job {
+        machine: Box::new(machine),
+        cases: request.cases.clone(),
+        steps: request.steps.clone(),
+        interrupt,
+        inject,
+    };
+    let events = worker::start(job)
+        .map_err(|error| Failure::failed(format!("the driver's thread cannot be started: {error}")))?;
+    let longest = request.steps.iter().map(|(_, amount)| *amount).max_by_key(|amount| weight(*amount));
+    let amount = longest.unwrap_or(Amount::Packets(0));
+    Ok(listen(&events, &ids, amount, &mut progress, patience(inject)))
+}
+
+fn patience(inject: Option<Inject>) -> Patience {
+    let default = Patience::default();
+    // A test that provokes a hang has no minute to wait.
+    if inject == Some(Inject::Hang) { Patience { slice: Duration::from_secs(1), ..default } } else { default }
+}
+
+/// Writes histograms, report and run; the run's folder appears last, and whole.
+fn store(mut folder: RunFolder, run: &Run, histograms: &Histograms) -> Result<PathBuf, StoreError> {
+    for ((case, name), histogram) in histograms {
+        folder.write_histogram(case, name, histogram)?;
+    }
+    folder.write(REPORT_FILE, iommu_analysis::report::html(run, histograms))?;
+    folder.commit(run)
+}
+
+fn show(args: &RunArgs, run: &Run, stored: Option<&PathBuf>) -> Result<(), Failure> {
+    if args.json {
+        out::print_json(run)?;
+    } else if !args.quiet {
+        out::print(&iommu_analysis::terminal::render(run, out::table_options()))?;
+        if let Some(folder) = stored {
+            out::print(&format!("\nReport: {}\n", folder.join(REPORT_FILE).display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// A broken run outweighs a store that failed, which outweighs an interrupt.
+fn conclude(end: End, stored: Result<PathBuf, StoreError>) -> Result<Exit, Failure> {
+    if let End::Broke { cause } = end {
+        let message = format!("the run failed: {cause}");
+        let failure = Failure::failed(message);
+        return Err(match stored {
+            Ok(folder) => {
+                failure.with_remedy(format!("what was measured until then is in {}", folder.display()))
+            }
+            Err(error) => {
+                failure.with_remedy(format!("the partial result could not be stored either: {error}"))
+            }
+        });
+    }
+    let folder = stored.map_err(|error| {
+        Failure::failed(format!("the result is not stored: {error}"))
+            .with_remedy("give a folder that can be written to with --out DIR")
+    })?;
+    if end == End::Interrupted {
+        warn(&format!("interrupted: the partial result is in {}", folder.display()));
+        return Ok(Exit::Interrupted);
+    }
+    Ok(Exit::Ok)
+}
