@@ -48,28 +48,28 @@ impl Fences {
     }
 }
 
-#[cfg(any(loom, miri, not(target_os = "linux")))]
+#[cfg(any(loom, shuttle, miri, not(target_os = "linux")))]
 fn register() -> bool {
     false
 }
 
-#[cfg(any(loom, miri, not(target_os = "linux")))]
+#[cfg(any(loom, shuttle, miri, not(target_os = "linux")))]
 fn barrier_everywhere() {
     fence(Ordering::SeqCst);
 }
 
-#[cfg(not(any(loom, miri, not(target_os = "linux"))))]
+#[cfg(not(any(loom, shuttle, miri, not(target_os = "linux"))))]
 fn register() -> bool {
     membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
 }
 
-#[cfg(not(any(loom, miri, not(target_os = "linux"))))]
+#[cfg(not(any(loom, shuttle, miri, not(target_os = "linux"))))]
 fn barrier_everywhere() {
     // Registered in `checked`, so this cannot fail; a kernel that changed its mind would break the guard, so stop.
     assert!(membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED), "membarrier(2) refused after registration");
 }
 
-#[cfg(not(any(loom, miri, not(target_os = "linux"))))]
+#[cfg(not(any(loom, shuttle, miri, not(target_os = "linux"))))]
 fn membarrier(command: libc::c_int) -> bool {
     // SAFETY: membarrier takes a command, flags and a CPU number, and touches no memory of ours.
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }

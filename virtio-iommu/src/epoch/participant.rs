@@ -12,7 +12,7 @@ use super::Fences;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence, spin_loop, yield_now};
 
 /// Most participants one device can have; a scan of all of them is part of every grace period.
-const MAX_PARTICIPANTS: usize = if cfg!(loom) { 4 } else { 256 };
+const MAX_PARTICIPANTS: usize = if cfg!(any(loom, shuttle)) { 4 } else { 256 };
 /// Retired objects that make a participant look whether it can free some.
 const COLLECT_AT: usize = 64;
 /// What an unpinned slot holds; pinned ones hold `epoch << 1 | 1`.

@@ -7,8 +7,9 @@
 //!   order while the object is pending; one change of its state maps them all, another unmaps them all. Whoever finds
 //!   a pending object in its way helps it to a decision, so a stalled writer stops nobody, and of two overlapping MAPs
 //!   the one that fails does so because the other is mapped.
-//! - An UNMAP of several mappings removes them one after the other in ascending order; before the first it has seen
-//!   both its ends clear of mappings that it would split.
+//! - An UNMAP looks at its start, then at its end, and removes nothing if a mapping crosses either; then it visits the
+//!   range in ascending order and removes each mapping it covers at one instant. Alone it is atomic; beside other
+//!   writers it is the sequence of these steps (`histories` checks just that).
 //! - Tables are replaced by freezing (`reclaim`), so they are freed while the tree is in use.
 //!
 //! What was unlinked is retired through the [`Guard`](crate::epoch::Guard); all references into the tree live no
@@ -17,13 +18,15 @@
 #![allow(unsafe_code, reason = "entries are tagged pointers to tables and mappings that guards keep alive")]
 
 mod entry;
+#[cfg(all(test, not(loom)))]
+mod histories;
 mod map;
 #[cfg(all(test, loom))]
 mod models;
 mod node;
 mod reclaim;
 mod shared;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 mod unmap;
 mod walk;

@@ -3,8 +3,8 @@
 use super::entry::Word;
 use crate::sync::{AtomicU64, Ordering};
 
-/// Address bits one level resolves; loom gets the smallest tree that still has everything.
-pub(super) const LEVEL_BITS: u32 = if cfg!(loom) { 1 } else { 9 };
+/// Address bits one level resolves; models get the smallest tree that still has everything.
+pub(super) const LEVEL_BITS: u32 = if cfg!(any(loom, shuttle)) { 1 } else { 9 };
 /// Entries of a table.
 pub(super) const FAN_OUT: usize = 1 << LEVEL_BITS;
 /// Memory of one table, in bytes.
@@ -48,14 +48,14 @@ pub(super) struct Node {
 
 impl Node {
     /// An empty table.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub(super) fn new() -> Box<Self> {
         // SAFETY: a node is an array of `AtomicU64` behind transparent wrappers; all-zero bytes are 512 empty words.
         unsafe { Box::<Self>::new_zeroed().assume_init() }
     }
 
     /// An empty table.
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     pub(super) fn new() -> Box<Self> {
         Box::new(Self { slots: std::array::from_fn(|_| Slot(AtomicU64::new(0))) })
     }

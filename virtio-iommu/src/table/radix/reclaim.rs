@@ -92,8 +92,10 @@ impl RadixTable {
     }
 
     /// Freezes `node`, which `word` in `slot` points to, and puts what it holds in its place: nothing if it is empty,
-    /// a copy otherwise. No effect when `slot` has changed.
+    /// a copy otherwise. No effect when `slot` has changed. The word must not be frozen: then another table, that of
+    /// `slot`, has to be replaced first.
     pub(super) fn replace_node(&self, guard: &Guard<'_>, slot: &Slot, word: Word, node: &Node) {
+        assert!(!word.is_frozen(), "a frozen entry was about to be changed");
         let mut copy: Option<Box<Node>> = None;
         for index in 0..FAN_OUT {
             let entry = node.slot(index).freeze().thawed();

@@ -5,7 +5,7 @@ use virtio_iommu_spec::IovaRange;
 use super::{
     RadixTable,
     entry::{Entry, Word},
-    node::Node,
+    node::{FAN_OUT, Node},
     shared::{Shared, State},
     walk::{At, Step},
 };
@@ -86,10 +86,16 @@ impl RadixTable {
         };
         let Ok(()) = self.walk::<std::convert::Infallible>(guard, range, |at| {
             Ok(match at.word.entry(guard) {
-                Entry::Table(child) if at.level == 1 && at.within(range) && only_leaves(child) => {
-                    add(self.dismantle(guard, at, child));
-                    // Empty now, unless somebody else froze or filled an entry first: those are visited one by one.
-                    Step::Again
+                // A table entered in its middle has been visited up to there.
+                Entry::Table(child)
+                    if at.level == 1
+                        && at.entered_whole(range)
+                        && !at.word.is_frozen()
+                        && only_leaves(child) =>
+                {
+                    let (mappings, visited) = self.dismantle(guard, at, child);
+                    add(Removed { mappings, bytes: mappings * self.geometry.granule_bytes() });
+                    visited.map_or(Step::Again, Step::Past)
                 }
                 Entry::Table(_) => Step::Descend,
                 Entry::Empty => Step::Past(at.end),
@@ -118,21 +124,10 @@ impl RadixTable {
         total
     }
 
-    /// Whether the range ends inside a mapping. Looks at the start twice, so that a `false` means both ends were clear
-    /// at one time.
+    /// Whether a mapping crosses the start of the range or, looked at after that, its end.
     fn splits(&self, guard: &Guard<'_>, range: IovaRange) -> bool {
-        loop {
-            let first = self.extent(guard, range.start());
-            let at_end = self.extent(guard, range.end());
-            if first.is_some_and(|mapping| mapping.start() < range.start())
-                || at_end.is_some_and(|mapping| mapping.end() > range.end())
-            {
-                return true;
-            }
-            if self.extent(guard, range.start()) == first {
-                return false;
-            }
-        }
+        self.extent(guard, range.start()).is_some_and(|mapping| mapping.start() < range.start())
+            || self.extent(guard, range.end()).is_some_and(|mapping| mapping.end() > range.end())
     }
 
     /// The mapping that holds an address, if one does.
@@ -190,25 +185,28 @@ impl RadixTable {
         }
     }
 
-    /// Empties a table of leaves that the range covers wholly, one atomic step per entry, and unlinks it.
-    fn dismantle(&self, guard: &Guard<'_>, at: &At<'_>, child: &Node) -> Removed {
-        let slot_bytes = 1u64 << self.geometry.shift(0);
+    /// Empties a table of leaves that the range covers wholly, one atomic step per entry, and unlinks it. Says how many
+    /// leaves there were and the last address visited: not the table's last one if somebody else froze or filled an
+    /// entry in between, `None` if that was the first.
+    fn dismantle(&self, guard: &Guard<'_>, at: &At<'_>, child: &Node) -> (u64, Option<u64>) {
         let mut mappings = 0;
-        for slot in child.slots() {
+        let mut visited = FAN_OUT as u64;
+        'slots: for (index, slot) in child.slots().iter().enumerate() {
             loop {
                 let word = slot.load();
-                if word.is_frozen() {
-                    break;
+                if word.is_frozen() || !(word.is_leaf() || word.is_empty()) {
+                    visited = index as u64;
+                    break 'slots;
                 }
-                let next = if word.is_leaf() { Word::EMPTY } else { word };
-                if slot.replace(word, next.frozen()) {
+                if slot.replace(word, Word::EMPTY.frozen()) {
                     mappings += u64::from(word.is_leaf());
                     break;
                 }
             }
         }
         self.replace_node(guard, at.slot, at.word, child);
-        Removed { mappings, bytes: mappings * slot_bytes }
+        let bytes = visited * self.geometry.granule_bytes();
+        (mappings, (bytes != 0).then(|| at.start + (bytes - 1)))
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::epoch::Guard;
 
 /// Levels that resolve 64-bit addresses at the smallest granule.
-pub(super) const MAX_LEVELS: u32 = if cfg!(loom) { 4 } else { 6 };
+pub(super) const MAX_LEVELS: u32 = if cfg!(any(loom, shuttle)) { 4 } else { 6 };
 
 /// How addresses are cut into indices.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,11 @@ impl Geometry {
     #[inline(always)]
     pub(super) fn top(&self) -> u32 {
         self.top
+    }
+
+    /// Bytes of a granule.
+    pub(super) fn granule_bytes(&self) -> u64 {
+        1 << self.granule_shift
     }
 
     /// Address bits below a slot of this level.
@@ -86,6 +91,8 @@ pub(super) struct At<'g> {
     pub(super) slot: &'g Slot,
     pub(super) word: Word,
     pub(super) level: u32,
+    /// The address looked for.
+    va: u64,
     pub(super) start: u64,
     pub(super) end: u64,
 }
@@ -95,6 +102,12 @@ impl At<'_> {
     #[inline(always)]
     pub(super) fn within(&self, range: IovaRange) -> bool {
         range.start() <= self.start && self.end <= range.end()
+    }
+
+    /// Whether `range` covers the whole slot and nothing of it has been visited yet.
+    #[inline(always)]
+    pub(super) fn entered_whole(&self, range: IovaRange) -> bool {
+        self.va == self.start && self.within(range)
     }
 }
 
@@ -141,7 +154,7 @@ impl RadixTable {
                 let slot = node.slot(geometry.index(va, level));
                 let word = slot.load();
                 let (start, end) = (geometry.slot_start(va, level), geometry.slot_end(va, level));
-                match visit(&At { slot, word, level, start, end })? {
+                match visit(&At { slot, word, level, va, start, end })? {
                     Step::Descend => {
                         if let Entry::Table(child) = word.entry(guard) {
                             node = child;
