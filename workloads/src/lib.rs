@@ -23,6 +23,7 @@
 //! With `Stop::Packets` and a [`VirtualClock`] and a device that works inline, counts depend on the seed and the
 //! parameters alone.
 
+pub mod accounting;
 pub mod bus;
 pub mod clock;
 pub mod dma;

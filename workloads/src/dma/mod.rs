@@ -89,6 +89,8 @@ pub enum Direction {
 #[must_use = "a buffer that is not unmapped stays open to the device"]
 pub struct Mapping {
     device: u64,
+    /// Guest-physical address of its first page, from which follows how it was cut into requests.
+    phys: u64,
     len: u32,
 }
 
@@ -190,7 +192,7 @@ impl Dma {
     pub fn map(&mut self, gpa: Gpa, len: u32, direction: Direction) -> Result<Mapping, DmaError> {
         self.counts.dma_maps += 1;
         let Some(domain) = self.domain.as_mut().filter(|domain| domain.translated.is_some()) else {
-            return Ok(Mapping { device: gpa.0, len });
+            return Ok(Mapping { device: gpa.0, phys: gpa.0, len });
         };
         if self.maps.due() {
             let start_ns = self.clock.now_ns();
@@ -326,7 +328,7 @@ impl Domain {
             done += piece;
         }
         requests.sync()?;
-        Ok(Mapping { device: iova + offset, len })
+        Ok(Mapping { device: iova + offset, phys: gpa.0 - offset, len })
     }
 
     #[inline]
@@ -334,13 +336,17 @@ impl Domain {
         let (offset, size) = whole_pages(mapping.device, mapping.len);
         let iova = mapping.device - offset;
         let mut requests = self.iommu.requests();
-        let mut done = 0;
+        // Linux cuts by what the I/O virtual address alone allows, and each request takes the whole of every mapping
+        // that begins in its piece: no UNMAP ever splits a mapping.
+        let (mut done, mut mapped) = (0, 0);
         while done < size {
-            let virt_start = iova + done;
-            let piece = piece(self.page_sizes, virt_start, virt_start, size - done)?;
-            let virt_end = virt_start + (piece - 1);
+            let end = done + piece(self.page_sizes, iova + done, iova + done, size - done)?;
+            while mapped < end {
+                mapped += piece(self.page_sizes, iova + mapped, mapping.phys + mapped, size - mapped)?;
+            }
+            let (virt_start, virt_end) = (iova + done, iova + (mapped - 1));
             requests.unmap(&Unmap { domain: self.id.0, virt_start, virt_end, reserved: [0; 4] })?;
-            done += piece;
+            done = mapped;
         }
         let Some(translated) = &mut self.translated else { return Ok(()) };
         if mode == Mode::Strict {
