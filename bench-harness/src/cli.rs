@@ -42,6 +42,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Print a scenario as TOML, with the cases it expands to
     Show(ShowArgs),
+    /// Compare mapping tables, and measure the figures of the map/unmap fast path
+    Tables(crate::tables::TablesArgs),
     /// Make report.html of a stored run again
     Report(ReportArgs),
     /// Print a completion script for a shell

@@ -20,6 +20,7 @@ mod progress;
 mod report;
 mod run;
 mod scenarios;
+mod tables;
 
 use cli::{Cli, Command};
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::List(args) => scenarios::list(&args),
         Command::Show(args) => scenarios::show(&args),
+        Command::Tables(args) => tables::tables(&args),
         Command::Report(args) => report::report(&args),
         Command::Completions(args) => completions::completions(&args),
     };

@@ -103,7 +103,7 @@ fn quiet_prints_nothing_and_every_run_has_its_own_folder() {
 fn same_seed_same_counts_byte_for_byte() {
     let store = tempfile::tempdir().unwrap();
     let counts = |seed: &str| {
-        let args = ["netperf-matrix", "--packets", "3000", "--seed", seed];
+        let args = ["netperf-matrix", "--packets", "500", "--seed", seed];
         let run = run_json(store.path(), &args);
         let cases = run["cases"].as_array().unwrap();
         let all: Vec<_> = cases.iter().map(|case| (case["id"].clone(), case["counts"].to_string())).collect();
@@ -127,19 +127,19 @@ fn same_seed_same_counts_byte_for_byte() {
 #[test]
 fn off_and_identity_send_no_requests() {
     let store = tempfile::tempdir().unwrap();
-    let run = run_json(store.path(), &["netperf-matrix", "--modes", "off,identity", "--packets", "2000"]);
+    let run = run_json(store.path(), &["netperf-matrix", "--modes", "off,identity", "--packets", "500"]);
     for case in run["cases"].as_array().unwrap() {
         for name in ["requests_map", "requests_unmap", "invalidations", "kicks_iommu"] {
             assert_eq!(count(case, name).unwrap_or(0), 0, "{name} of {}", case["id"]);
         }
-        assert!(count(case, "packets").unwrap() >= 2000, "{}", case["id"]);
+        assert!(count(case, "packets").unwrap() >= 500, "{}", case["id"]);
     }
 }
 
 #[test]
 fn strict_waits_for_every_unmapped_buffer() {
     let store = tempfile::tempdir().unwrap();
-    let run = run_json(store.path(), &["netperf-matrix", "--modes", "strict", "--packets", "2000"]);
+    let run = run_json(store.path(), &["netperf-matrix", "--modes", "strict", "--packets", "500"]);
     for case in run["cases"].as_array().unwrap() {
         let unmaps = count(case, "dma_unmaps").unwrap();
         assert!(unmaps > 0, "{}", case["id"]);
@@ -152,12 +152,13 @@ fn strict_waits_for_every_unmapped_buffer() {
 fn lazy_flushes_at_256_entries() {
     let store = tempfile::tempdir().unwrap();
     // A timer that never fires within the run leaves the queue's length as the only reason to flush.
-    let args = ["netperf-lazy", "--modes", "lazy", "--packets", "4000", "--set", "flush_ms=1000"];
+    let args = ["netperf-lazy", "--modes", "lazy", "--packets", "1000", "--set", "flush_ms=1000"];
     let run = run_json(store.path(), &args);
     for case in run["cases"].as_array().unwrap() {
         let (unmaps, flushes) = (count(case, "dma_unmaps").unwrap(), count(case, "invalidations").unwrap());
         assert_eq!(count(case, "flushes_timer"), Some(0), "{}", case["id"]);
-        assert_eq!(flushes, unmaps / 256, "{}: {unmaps} unmaps", case["id"]);
+        // The flush happens when 256 are held back and one more comes.
+        assert_eq!(flushes, (unmaps - 1) / 256, "{}: {unmaps} unmaps", case["id"]);
         assert!(flushes > 0, "{}", case["id"]);
     }
 }
