@@ -1,0 +1,119 @@
+//! How much of plain memcpy's rate is left behind translation and guard? Each buffer is read through the endpoint's port:
+//! pin, translate, copy, unpin; against a copy of the same buffers by their host addresses. Buffers take turns through a
+//! working set of [`WORKING_SET`] bytes, in random order, each mapped by a MAP of its own.
+
+#![allow(unsafe_code, reason = "the other side of the comparison is a plain memcpy of guest memory")]
+
+use std::hint::black_box;
+
+use rand::seq::SliceRandom;
+use virtio_iommu::{
+    EndpointPort,
+    dma::{Access, DmaMemory},
+};
+
+use super::MeasureError;
+use crate::{
+    clock::{pin_to_cpu, time_ns, undisturbed},
+    report::{Bound, Figure},
+    ring::{BATCH, BUFFERS, Ours, RigError, Served, map_request},
+    rounds::{Effort, Pairs},
+    workload::{PAGE, sequential_pages},
+};
+
+/// Bytes of guest memory that buffers are spread over: a receive ring of 256 buffers of 64 KiB.
+pub const WORKING_SET: u64 = 16 << 20;
+
+pub(super) fn measure(effort: &Effort) -> Result<Vec<Figure>, MeasureError> {
+    pin_to_cpu(0);
+    let figure = |name, bytes, bound| -> Result<Figure, MeasureError> {
+        let ratio = copies(effort, bytes)?.inverse_ratio()?;
+        Ok(Figure::new(name, "ratio", ratio, Bound::AtLeast(bound)))
+    };
+    Ok(vec![
+        figure("dma_64k_vs_memcpy", 64 << 10, 0.95)?,
+        figure("dma_4k_vs_memcpy", 4 << 10, 0.90)?,
+        figure("dma_1448_vs_memcpy", 1448, 0.80)?,
+    ])
+}
+
+/// Buffers of one size, mapped for an endpoint.
+pub struct Buffers {
+    // Keeps guest memory and the device.
+    _device: Ours,
+    port: EndpointPort,
+    bytes: usize,
+    /// I/O virtual and host address of each buffer, in the order of their turns.
+    order: Vec<(u64, *const u8)>,
+    to: Vec<u8>,
+}
+
+impl Buffers {
+    /// Buffers of `bytes` bytes, page by page or as many pages as one takes.
+    ///
+    /// # Errors
+    /// When the device refuses a mapping.
+    pub fn new(effort: &Effort, bytes: usize) -> Result<Self, RigError> {
+        let mut device = Ours::new()?;
+        let stride = (bytes as u64).next_multiple_of(PAGE);
+        let iova = |number: u64| sequential_pages(1).start * PAGE + number * stride;
+        let count = WORKING_SET / stride;
+        let maps: Vec<Vec<u8>> = (0..count)
+            .map(|number| map_request(Ours::DOMAIN, iova(number), stride, BUFFERS + number * stride))
+            .collect();
+        for batch in maps.chunks(BATCH) {
+            device.batch(batch.iter().map(Vec::as_slice))?;
+        }
+        let port = device.port()?;
+        let mut order = Vec::new();
+        for number in 0..count {
+            let slice =
+                port.pin().slice(iova(number), bytes as u64, Access::Read).map(|s| s.ptr_guard().as_ptr());
+            order.push((iova(number), slice?));
+        }
+        order.shuffle(&mut effort.random(bytes as u64));
+        Ok(Self { _device: device, port, bytes, order, to: vec![0; bytes] })
+    }
+
+    /// Reads each buffer once through the port.
+    ///
+    /// # Errors
+    /// When an access is refused.
+    pub fn translated(&mut self) -> Result<(), RigError> {
+        for &(iova, _) in &self.order {
+            self.port.pin().read(iova, &mut self.to)?;
+            black_box(self.to.as_mut_ptr());
+        }
+        Ok(())
+    }
+
+    /// Copies each buffer once.
+    pub fn plain(&mut self) {
+        for &(_, host) in &self.order {
+            // SAFETY: `host` is the start of `bytes` bytes of guest memory, which the device keeps mapped; `to` is as
+            // long and elsewhere; nobody writes either meanwhile.
+            unsafe { std::ptr::copy_nonoverlapping(host, self.to.as_mut_ptr(), self.bytes) };
+            black_box(self.to.as_mut_ptr());
+        }
+    }
+}
+
+fn copies(effort: &Effort, bytes: usize) -> Result<Pairs, MeasureError> {
+    let mut buffers = Buffers::new(effort, bytes)?;
+    let mut failed = None;
+    let pairs = effort.abba(|is_ours| {
+        undisturbed(|| {
+            time_ns(|| {
+                if !is_ours {
+                    buffers.plain();
+                } else if let Err(error) = buffers.translated() {
+                    failed = Some(error);
+                }
+            })
+        })
+    });
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(pairs),
+    }
+}
