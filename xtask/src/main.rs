@@ -1,1 +1,54 @@
-fn main() {}
+//! `cargo xtask`: what CI runs beyond build and tests.
+//!
+//! - `cargo xtask conformance` ties the specification's statements to the tests that show them and writes
+//!   `docs/conformance.md`;
+//! - `cargo xtask fuzz` runs the fuzz targets.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool for developers")]
+
+mod conformance;
+mod fuzz;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Checks beyond build and tests")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Every normative statement has a test, every test a statement, all pass; writes docs/conformance.md
+    Conformance {
+        /// Fail when docs/conformance.md is not up to date, instead of writing it
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run the fuzz targets from their kept corpora
+    Fuzz(fuzz::Options),
+}
+
+fn main() -> ExitCode {
+    let root = root();
+    let result = match Cli::parse().task {
+        Task::Conformance { check } => conformance::run(&root, check).map_err(|error| error.to_string()),
+        Task::Fuzz(options) => fuzz::run(&root, &options).map_err(|error| error.to_string()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's folder.
+fn root() -> PathBuf {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map_or_else(|| manifest.clone(), PathBuf::from)
+}

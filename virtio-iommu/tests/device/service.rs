@@ -216,6 +216,7 @@ fn attach_detach_and_reset_race_with_accesses() {
     rig.poke(0x6000, &[2; 0x1000]);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         for endpoint in [8, 9] {
             let (port, stop) = (rig.port(endpoint), &stop);
             scope.spawn(move || {
@@ -243,7 +244,15 @@ fn attach_detach_and_reset_race_with_accesses() {
                 rig.restart(features);
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(rig.counters().grace_stuck, 0);
+}
+
+/// Ends the threads of a scope also when an assertion fails, so that the test fails rather than hangs.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
