@@ -5,17 +5,17 @@
 //! # Plugging it together
 //!
 //! ```text
-//! let scenario = scenario::find("netperf-strict")?;         // or scenario::load(path)
-//! scenario.set("message_bytes", "64K")?;                     // --set KEY=VALUE
+//! let mut scenario = Scenario::find("netperf-strict")?;      // a name, or the path of a file
+//! scenario.set("message_bytes=64K")?;                        // --set KEY=VALUE
 //! for case in scenario.expand()? {                           // Vec<CaseSpec { id, endpoint, mode, test, params }>
-//!     let p: &Params = &case.params;                         // typed; `case.param_map()` for run.json
+//!     let p: &Params = &case.params;                         // typed; `case.values` by name, for a result
 //!     let memory: Arc<GuestMemoryMmap> = /* p.guest_memory_mib */;
 //!     let guest = Guest { memory, net_bus, iommu_bus: Option<Arc<dyn Bus>>, endpoint: EndpointId(..),
 //!                         clock: Arc<dyn Clock>, recorder: Arc<dyn Recorder>, seed, watchdog };
 //!     let mut run = Netperf::new(guest, &case)?;             // drivers probed, rings posted, domain attached
 //!     let stats = run.run_slice(Stop::Deadline { at_ns }, &cancel)?;   // as often as wanted
 //!     let counts: Counts = run.counts();                     // cumulative since set-up; stats.counts is the slice's
-//!     run.shutdown()?;                                       // unmaps everything, resets both devices
+//!     let total: Counts = run.shutdown()?;                   // unmaps everything, detaches; set-up included
 //! }
 //! ```
 //!
@@ -38,6 +38,8 @@ pub mod pages;
 pub mod pattern;
 pub mod ring;
 pub mod scenario;
+#[cfg(test)]
+mod scripted;
 mod wait;
 
 pub use bus::Bus;

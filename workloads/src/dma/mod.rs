@@ -25,6 +25,8 @@ mod flush;
 mod mode;
 mod pgsize;
 mod sample;
+#[cfg(test)]
+mod tests;
 
 pub use counts::Counts;
 pub use mode::{Mode, UnknownMode};

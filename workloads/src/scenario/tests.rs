@@ -199,3 +199,13 @@ proptest! {
         }
     }
 }
+
+/// The table of docs/scenarios.md, which is kept by hand.
+#[test]
+fn every_parameter_is_documented_as_it_is() {
+    let documentation = include_str!("../../../docs/scenarios.md");
+    for key in &KEYS {
+        let row = format!("| `{}` | {} | {} | {} |", key.name, key.accepts, key.default, key.meaning);
+        assert!(documentation.contains(&row), "docs/scenarios.md lacks the row:\n{row}");
+    }
+}
