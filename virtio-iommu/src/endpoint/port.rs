@@ -53,7 +53,8 @@ impl EndpointPort {
     }
 
     /// Starts a stretch of accesses: what they translate to stays valid until the view is dropped. Keep it short,
-    /// UNMAP waits for it; a view that is held for ever makes UNMAP fail.
+    /// UNMAP waits for it; a view that is held for ever makes UNMAP fail. With inline service, a thread that kicks the
+    /// request queue while it holds a view would wait for itself: drop the view first.
     #[inline]
     pub fn pin(&self) -> EndpointDma<'_> {
         EndpointDma { guard: self.participant.pin(), port: self }
