@@ -135,25 +135,18 @@ impl MappingTable for RadixTable {
         if va > geometry.last() {
             return None;
         }
-        let mut node = &*self.root;
-        let mut level = geometry.top();
-        loop {
-            match node.slot(geometry.index(va, level)).load().entry(guard) {
-                Entry::Table(child) => {
-                    node = child;
-                    level -= 1;
-                }
-                Entry::Leaf { offset, perms } => {
-                    let run_end = geometry.slot_end(va, level);
-                    return Some(Translation { gpa: Gpa(va.wrapping_add(offset)), run_end, perms });
-                }
-                Entry::Shared(object) if object.state() == State::Live => {
-                    let range = object.range();
-                    let gpa = Gpa(object.gpa().0.wrapping_add(va - range.start()));
-                    return Some(Translation { gpa, run_end: range.end(), perms: object.perms() });
-                }
-                Entry::Shared(_) | Entry::Empty => return None,
+        let (_, word, level) = self.descend(guard, va);
+        match word.entry(guard) {
+            Entry::Leaf { offset, perms } => {
+                let run_end = geometry.slot_end(va, level);
+                Some(Translation { gpa: Gpa(va.wrapping_add(offset)), run_end, perms })
             }
+            Entry::Shared(object) if object.state() == State::Live => {
+                let range = object.range();
+                let gpa = Gpa(object.gpa().0.wrapping_add(va - range.start()));
+                Some(Translation { gpa, run_end: range.end(), perms: object.perms() })
+            }
+            Entry::Table(_) | Entry::Shared(_) | Entry::Empty => None,
         }
     }
 

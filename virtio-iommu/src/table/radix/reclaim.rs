@@ -125,12 +125,15 @@ impl RadixTable {
     pub(super) fn thaw(&self, guard: &Guard<'_>, va: u64) {
         let mut node = &*self.root;
         let mut level = self.geometry.top();
-        // Entries of the root are never frozen, and a table is descended into only if its entry is not: so the slot
-        // that is changed is never frozen itself.
         loop {
             let slot = node.slot(self.geometry.index(va, level));
             let word = slot.load();
             let Entry::Table(child) = word.entry(guard) else { return };
+            // Entries of the root are never frozen; one below that was frozen since its table was looked at makes that
+            // table the topmost one, which the caller's next attempt finds.
+            if word.is_frozen() {
+                return;
+            }
             level -= 1;
             if child.slot(self.geometry.index(va, level)).load().is_frozen() {
                 return self.replace_node(guard, slot, word, child);

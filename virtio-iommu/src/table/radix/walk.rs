@@ -17,13 +17,19 @@ pub(super) const MAX_LEVELS: u32 = if cfg!(any(loom, shuttle)) { 4 } else { 6 };
 pub(super) struct Geometry {
     granule_shift: u32,
     top: u32,
+    /// Last address the tree resolves.
+    last: u64,
 }
+
+/// What nearly every table is: 48-bit addresses in granules of 4 KiB. Walks with these constants are unrolled.
+const USUAL: (u32, u32) = (12, 3);
 
 impl Geometry {
     /// Enough levels for `bits`-bit addresses.
     pub(super) fn new(granule_shift: u32, bits: u32) -> Self {
         let levels = bits.saturating_sub(granule_shift).div_ceil(LEVEL_BITS).clamp(1, MAX_LEVELS);
-        Self { granule_shift, top: levels - 1 }
+        let last = 1u64.checked_shl(granule_shift + LEVEL_BITS * levels).map_or(u64::MAX, |end| end - 1);
+        Self { granule_shift, top: levels - 1, last }
     }
 
     #[inline(always)]
@@ -59,9 +65,9 @@ impl Geometry {
         va & !((1u64 << self.shift(level)) - 1)
     }
 
-    /// Last address the tree resolves.
+    #[inline(always)]
     pub(super) fn last(&self) -> u64 {
-        1u64.checked_shl(self.shift(self.top + 1)).map_or(u64::MAX, |end| end - 1)
+        self.last
     }
 
     /// Whether both addresses lie under the same table of this level.
@@ -127,14 +133,39 @@ impl RadixTable {
     /// The slot of the granule at `va`, where tables lead down to it. The fast path of MAP and UNMAP.
     #[inline(always)]
     pub(super) fn granule_slot<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> Option<&'g Slot> {
+        let (slot, _, level) = self.descend(guard, va);
+        (level == 0).then_some(slot)
+    }
+
+    /// The slot of `va` that tables lead down to, the word that was loaded from it, and its level. One load a level.
+    #[inline(always)]
+    pub(super) fn descend<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> (&'g Slot, Word, u32) {
+        let Geometry { granule_shift, top, .. } = self.geometry;
+        if (granule_shift, top) == USUAL {
+            self.descend_by(guard, va, USUAL.0, USUAL.1)
+        } else {
+            self.descend_by(guard, va, granule_shift, top)
+        }
+    }
+
+    #[inline(always)]
+    fn descend_by<'g>(
+        &'g self,
+        guard: &'g Guard<'_>,
+        va: u64,
+        granule_shift: u32,
+        top: u32,
+    ) -> (&'g Slot, Word, u32) {
+        let index = |level: u32| (va >> (granule_shift + LEVEL_BITS * level)) as usize & (FAN_OUT - 1);
         let mut node: &'g Node = &self.root;
-        for level in (1..=self.geometry.top()).rev() {
-            let Entry::Table(child) = node.slot(self.geometry.index(va, level)).load().entry(guard) else {
-                return None;
-            };
+        for level in (1..=top).rev() {
+            let slot = node.slot(index(level));
+            let word = slot.load();
+            let Entry::Table(child) = word.entry(guard) else { return (slot, word, level) };
             node = child;
         }
-        Some(node.slot(self.geometry.index(va, 0)))
+        let slot = node.slot(index(0));
+        (slot, slot.load(), 0)
     }
 
     /// Visits the slots that hold `range`, from the root down and in ascending order.
