@@ -44,9 +44,9 @@ impl Perms {
     /// As flags of a MAP request.
     #[inline]
     pub const fn to_flags(self) -> u32 {
-        (self.read as u32) * request::MAP_F_READ
-            | (self.write as u32) * request::MAP_F_WRITE
-            | (self.mmio as u32) * request::MAP_F_MMIO
+        ((self.read as u32) * request::MAP_F_READ)
+            | ((self.write as u32) * request::MAP_F_WRITE)
+            | ((self.mmio as u32) * request::MAP_F_MMIO)
     }
 
     /// Whether `access` is allowed.
