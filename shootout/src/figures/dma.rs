@@ -1,12 +1,12 @@
 //! How much of plain memcpy's rate is left behind translation and guard? Each buffer is read through the endpoint's port:
-//! pin, translate, copy, unpin; against a copy of the same buffers by their host addresses. Buffers take turns through a
-//! working set of [`WORKING_SET`] bytes, in random order, each mapped by a MAP of its own.
+//! pin, translate, copy, unpin; against a copy of the same buffers by their host addresses. [`BUFFER_COUNT`] buffers take
+//! turns in the order of their addresses, as those of a ring of that size do; each starts a page and is mapped by a MAP of
+//! its own. The working set is 16 MiB of 64 KiB buffers, or 1 MiB of smaller ones, and the buffer copied to.
 
 #![allow(unsafe_code, reason = "the other side of the comparison is a plain memcpy of guest memory")]
 
 use std::hint::black_box;
 
-use rand::seq::SliceRandom;
 use virtio_iommu::{
     EndpointPort,
     dma::{Access, DmaMemory},
@@ -21,8 +21,8 @@ use crate::{
     workload::{PAGE, sequential_pages},
 };
 
-/// Bytes of guest memory that buffers are spread over: a receive ring of 256 buffers of 64 KiB.
-pub const WORKING_SET: u64 = 16 << 20;
+/// Buffers that take turns.
+pub const BUFFER_COUNT: u64 = 256;
 
 pub(super) fn measure(effort: &Effort) -> Result<Vec<Figure>, MeasureError> {
     pin_to_cpu(0);
@@ -53,12 +53,11 @@ impl Buffers {
     ///
     /// # Errors
     /// When the device refuses a mapping.
-    pub fn new(effort: &Effort, bytes: usize) -> Result<Self, RigError> {
+    pub fn new(bytes: usize) -> Result<Self, RigError> {
         let mut device = Ours::new()?;
         let stride = (bytes as u64).next_multiple_of(PAGE);
         let iova = |number: u64| sequential_pages(1).start * PAGE + number * stride;
-        let count = WORKING_SET / stride;
-        let maps: Vec<Vec<u8>> = (0..count)
+        let maps: Vec<Vec<u8>> = (0..BUFFER_COUNT)
             .map(|number| map_request(Ours::DOMAIN, iova(number), stride, BUFFERS + number * stride))
             .collect();
         for batch in maps.chunks(BATCH) {
@@ -66,12 +65,11 @@ impl Buffers {
         }
         let port = device.port()?;
         let mut order = Vec::new();
-        for number in 0..count {
+        for number in 0..BUFFER_COUNT {
             let slice =
                 port.pin().slice(iova(number), bytes as u64, Access::Read).map(|s| s.ptr_guard().as_ptr());
             order.push((iova(number), slice?));
         }
-        order.shuffle(&mut effort.random(bytes as u64));
         Ok(Self { _device: device, port, bytes, order, to: vec![0; bytes] })
     }
 
@@ -83,6 +81,23 @@ impl Buffers {
         for &(iova, _) in &self.order {
             self.port.pin().read(iova, &mut self.to)?;
             black_box(self.to.as_mut_ptr());
+        }
+        Ok(())
+    }
+
+    /// Bytes of all buffers together.
+    pub fn total_bytes(&self) -> u64 {
+        (self.order.len() * self.bytes) as u64
+    }
+
+    /// Finds each buffer through the port, without touching it.
+    ///
+    /// # Errors
+    /// When an access is refused.
+    pub fn found(&mut self) -> Result<(), RigError> {
+        for &(iova, _) in &self.order {
+            let view = self.port.pin();
+            black_box(view.slice(iova, self.bytes as u64, Access::Read)?.len());
         }
         Ok(())
     }
@@ -99,15 +114,18 @@ impl Buffers {
 }
 
 fn copies(effort: &Effort, bytes: usize) -> Result<Pairs, MeasureError> {
-    let mut buffers = Buffers::new(effort, bytes)?;
+    let mut buffers = Buffers::new(bytes)?;
     let mut failed = None;
+    let turns = (effort.batch * 1448 / buffers.total_bytes()).max(1);
     let pairs = effort.abba(|is_ours| {
         undisturbed(|| {
             time_ns(|| {
-                if !is_ours {
-                    buffers.plain();
-                } else if let Err(error) = buffers.translated() {
-                    failed = Some(error);
+                for _ in 0..turns {
+                    if !is_ours {
+                        buffers.plain();
+                    } else if let Err(error) = buffers.translated() {
+                        failed = Some(error);
+                    }
                 }
             })
         })
