@@ -15,6 +15,7 @@ use crate::{
     fault::FaultSink,
     memory::GuestRam,
     sync::{AtomicBool, AtomicU64, Ordering},
+    table::Budget,
 };
 
 /// One endpoint and the domain it is attached to.
@@ -44,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) epoch: Epoch,
     pub(crate) faults: FaultSink,
     pub(crate) pool: MappingPool,
+    /// Memory of all domains' tables.
+    pub(crate) budget: Budget,
     pub(crate) counters: LiveCounters,
     pub(crate) observer: Mutex<Option<Box<dyn ServiceObserver>>>,
     /// Where the last request worker left its queue (next available, used), for the state to save.
@@ -66,6 +69,7 @@ impl Core {
         Ok(Self {
             faults: FaultSink::new(options.event_backlog, ram.clone()),
             pool: MappingPool::new(options.max_mappings),
+            budget: Budget::new(options.max_table_bytes),
             counters: LiveCounters::default(),
             observer: Mutex::new(None),
             indices: Mutex::new(None),

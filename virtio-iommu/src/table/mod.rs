@@ -10,9 +10,11 @@ use virtio_iommu_spec::{Gpa, Iova, IovaRange, request};
 
 use crate::{dma::Access, epoch::Guard};
 
+mod budget;
 mod locked;
 mod radix;
 
+pub use budget::Budget;
 pub use locked::LockedTable;
 pub use radix::{BadGranule, MAX_GRANULE_SHIFT, MIN_GRANULE_SHIFT, RadixTable};
 

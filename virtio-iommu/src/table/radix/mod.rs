@@ -41,10 +41,10 @@ use self::{
     shared::{Shared, State},
     walk::{Geometry, Step},
 };
-use super::{MapError, Mapping, MappingTable, Removed, Translation, UnmapError};
+use super::{Budget, MapError, Mapping, MappingTable, Removed, Translation, UnmapError};
 use crate::{
     epoch::{Epoch, Guard},
-    sync::{AtomicBool, AtomicU64},
+    sync::{AtomicBool, AtomicU64, Ordering},
 };
 
 /// The smallest granule a leaf can hold, as a power of two.
@@ -68,7 +68,7 @@ pub struct RadixTable {
     geometry: Geometry,
     /// Whose guards keep this table's memory alive.
     epoch: Epoch,
-    max_nodes: u64,
+    budget: Budget,
     nodes: CachePadded<AtomicU64>,
     objects: CachePadded<AtomicU64>,
     sweep_at: AtomicU64,
@@ -78,28 +78,24 @@ pub struct RadixTable {
 }
 
 impl RadixTable {
-    /// An empty table for `address_bits`-bit addresses in granules of `1 << granule_shift` bytes, whose tables take no
-    /// more than `max_bytes` (at least one path's worth is always allowed).
+    /// An empty tree for `address_bits`-bit addresses in granules of `1 << granule_shift` bytes, whose tables below the
+    /// root take their memory from `budget`.
     ///
     /// All methods must be called with guards of `epoch`; they panic otherwise.
     ///
     /// # Errors
     /// When the granule is smaller than 4 KiB or larger than 1 GiB.
-    pub fn new(
-        epoch: &Epoch,
-        granule_shift: u32,
-        address_bits: u32,
-        max_bytes: u64,
-    ) -> Result<Self, BadGranule> {
+    pub fn new(epoch: &Epoch, granule_shift: u32, address_bits: u32, budget: &Budget) -> Result<Self, BadGranule> {
         if !(MIN_GRANULE_SHIFT..=MAX_GRANULE_SHIFT).contains(&granule_shift) {
             return Err(BadGranule { shift: granule_shift });
         }
         let geometry = Geometry::new(granule_shift, address_bits);
+        budget.take_regardless(NODE_BYTES);
         Ok(Self {
             root: Node::new(),
             geometry,
             epoch: epoch.clone(),
-            max_nodes: (max_bytes / NODE_BYTES).max(u64::from(geometry.top()) + 1),
+            budget: budget.clone(),
             nodes: CachePadded::new(AtomicU64::new(1)),
             objects: CachePadded::new(AtomicU64::new(0)),
             sweep_at: AtomicU64::new(reclaim::SWEEP_FLOOR),
@@ -128,7 +124,7 @@ impl MappingTable for RadixTable {
         self.unmap_range(guard, range)
     }
 
-    #[inline]
+    #[inline(always)]
     fn translate(&self, guard: &Guard<'_>, iova: Iova) -> Option<Translation> {
         self.check(guard);
         let (va, geometry) = (iova.0, self.geometry);
@@ -184,6 +180,7 @@ impl MappingTable for RadixTable {
 impl Drop for RadixTable {
     fn drop(&mut self) {
         drop_below(&self.root, &mut std::ptr::null());
+        self.budget.give(self.nodes.load(Ordering::Relaxed) * NODE_BYTES);
     }
 }
 

@@ -29,16 +29,21 @@ fn mapping(first: u64, count: u64, gpa_page: u64) -> Mapping {
 /// A table of two levels of two entries: four pages.
 fn world() -> (Epoch, Arc<RadixTable>) {
     let epoch = Epoch::new(Fences::Symmetric);
-    let table = Arc::new(RadixTable::new(&epoch, 12, 14, 1 << 20).unwrap());
+    let table = Arc::new(RadixTable::new(&epoch, 12, 14, &Budget::new(1 << 20)).unwrap());
     (epoch, table)
 }
 
-/// Explores every execution with at most `LOOM_MAX_PREEMPTIONS` (4) preemptions and prints how many there were.
+/// Explores every execution of a model of two threads with at most 4 preemptions.
 fn model(f: impl Fn() + Sync + Send + 'static) {
+    bounded(4, f);
+}
+
+/// Explores every execution within the bound (or `LOOM_MAX_PREEMPTIONS`) and prints how many there were.
+fn bounded(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
     let executions = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let count = executions.clone();
     let mut builder = ::loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(4));
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.max_branches = 20_000;
     builder.check(move || {
         count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -159,7 +164,7 @@ fn of_two_unmaps_of_one_mapping_exactly_one_removes_it() {
 
 #[test]
 fn two_overlapping_maps_and_an_unmap_have_an_order() {
-    model(|| {
+    bounded(2, || {
         let (epoch, table) = world();
         let (me, second, third) =
             (epoch.register().unwrap(), epoch.register().unwrap(), epoch.register().unwrap());

@@ -120,8 +120,7 @@ impl RadixTable {
                 Entry::Shared(_) => Step::Past(at.end),
             })
         });
-        self.tidy(guard, range.start());
-        self.tidy(guard, range.end());
+        self.tidy_range(guard, range);
         total
     }
 

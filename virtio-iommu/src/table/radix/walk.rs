@@ -70,6 +70,12 @@ impl Geometry {
         self.last
     }
 
+    /// The address bits below a slot of this level, of a range that begins and ends under one slot.
+    pub(super) fn below(&self, start: u64, end: u64, level: u32) -> Option<IovaRange> {
+        let mask = (1u64 << self.shift(level)) - 1;
+        IovaRange::new(start & mask, end & mask)
+    }
+
     /// Whether both addresses lie under the same table of this level.
     #[inline(always)]
     fn same_table(&self, a: u64, b: u64, level: u32) -> bool {
