@@ -18,8 +18,25 @@ const COLLECT_AT: usize = 64;
 /// What an unpinned slot holds; pinned ones hold `epoch << 1 | 1`.
 const QUIESCENT: u64 = 0;
 
-/// An unlinked object that is dropped after a grace period. Its `Drop` frees it.
-pub type Retired = Box<dyn Send>;
+/// An object that was unlinked and must outlive every guard that may have found it.
+pub trait Retire: Send {
+    /// Called once no guard can reach the object any more. Frees it, unless it has a better use.
+    fn reclaim(self: Box<Self>) {}
+}
+
+/// A retired object on its way.
+pub type Retired = Box<dyn Retire>;
+
+/// Reclaims all of a list, keeping its memory. The list is not borrowed while an object is reclaimed: that may run any
+/// code.
+fn reclaim(list: &RefCell<Vec<Retired>>) {
+    let mut all = list.take();
+    all.drain(..).for_each(Retire::reclaim);
+    let mut list = list.borrow_mut();
+    if list.is_empty() {
+        *list = all;
+    }
+}
 
 struct Slot {
     pin: AtomicU64,
@@ -115,7 +132,8 @@ impl Epoch {
             number,
             depth: Cell::new(0),
             retired: RefCell::new(Vec::new()),
-            sealed: RefCell::new((0, Vec::new())),
+            sealed: RefCell::new(Vec::new()),
+            sealed_at: Cell::new(0),
         })
     }
 }
@@ -127,7 +145,8 @@ pub struct Participant {
     depth: Cell<u32>,
     retired: RefCell<Vec<Retired>>,
     /// What was retired before the epoch named became current.
-    sealed: RefCell<(u64, Vec<Retired>)>,
+    sealed: RefCell<Vec<Retired>>,
+    sealed_at: Cell<u64>,
 }
 
 impl Participant {
@@ -176,8 +195,8 @@ impl Participant {
                 .filter(|&number| number != self.number)
                 .try_for_each(|number| shared.wait_for(number, target, patience))
         })?;
-        self.retired.borrow_mut().clear();
-        self.sealed.borrow_mut().1.clear();
+        reclaim(&self.retired);
+        reclaim(&self.sealed);
         Ok(())
     }
 
@@ -197,18 +216,17 @@ impl Participant {
     /// Frees what can be freed without waiting. Called by [`Guard::retire`]'s owner when enough has piled up.
     fn collect(&self) {
         let shared = &*self.shared;
-        let mut sealed = self.sealed.borrow_mut();
-        if sealed.1.is_empty() {
-            sealed.1.append(&mut self.retired.borrow_mut());
+        if self.sealed.borrow().is_empty() {
+            self.sealed.borrow_mut().append(&mut self.retired.borrow_mut());
             // Pairs with `Fences::light` in `pin`, once for the batch: a guard this scan or a later one does not
             // find in an older epoch has seen that the batch is unlinked.
             shared.fences.heavy();
-            sealed.0 = shared.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+            self.sealed_at.set(shared.epoch.fetch_add(1, Ordering::AcqRel) + 1);
         }
-        let target = sealed.0;
+        let target = self.sealed_at.get();
         let others = (0..shared.used.load(Ordering::Acquire)).filter(|&number| number != self.number);
         if others.into_iter().all(|number| shared.has_passed(number, target)) {
-            sealed.1.clear();
+            reclaim(&self.sealed);
         }
     }
 
@@ -219,7 +237,7 @@ impl Participant {
 
     /// Number of objects retired and not yet freed.
     pub fn pending(&self) -> usize {
-        self.retired.borrow().len() + self.sealed.borrow().1.len()
+        self.retired.borrow().len() + self.sealed.borrow().len()
     }
 }
 
@@ -256,7 +274,7 @@ impl Shared {
 impl Drop for Participant {
     fn drop(&mut self) {
         let mut left = std::mem::take(self.retired.get_mut());
-        left.append(&mut self.sealed.get_mut().1);
+        left.append(self.sealed.get_mut());
         if !left.is_empty() {
             self.shared.orphans.lock().unwrap_or_else(PoisonError::into_inner).append(&mut left);
         }
@@ -278,7 +296,7 @@ impl Guard<'_> {
         Arc::ptr_eq(&self.participant.shared, &epoch.0)
     }
 
-    /// Hands over an object that has been unlinked from every shared place: it is dropped once no guard that could
+    /// Hands over an object that has been unlinked from every shared place: it is reclaimed once no guard that could
     /// have found it is live.
     pub fn retire(&self, object: Retired) {
         self.participant.retired.borrow_mut().push(object);

@@ -85,7 +85,12 @@ impl RadixTable {
     ///
     /// # Errors
     /// When the granule is smaller than 4 KiB or larger than 1 GiB.
-    pub fn new(epoch: &Epoch, granule_shift: u32, address_bits: u32, budget: &Budget) -> Result<Self, BadGranule> {
+    pub fn new(
+        epoch: &Epoch,
+        granule_shift: u32,
+        address_bits: u32,
+        budget: &Budget,
+    ) -> Result<Self, BadGranule> {
         if !(MIN_GRANULE_SHIFT..=MAX_GRANULE_SHIFT).contains(&granule_shift) {
             return Err(BadGranule { shift: granule_shift });
         }

@@ -280,6 +280,7 @@ fn what_was_retired_outlives_every_guard_that_can_reach_it() {
                 self.0.store(true, Ordering::Relaxed);
             }
         }
+        impl crate::epoch::Retire for Canary {}
         let canary = Canary(freed.clone());
         table.map(&me.pin(), &mapping(1, 1, 10)).unwrap();
         let endpoint = {

@@ -1,7 +1,10 @@
 //! One table: a fan-out of entries.
 
 use super::entry::Word;
-use crate::sync::{AtomicU64, Ordering};
+use crate::{
+    epoch::Retire,
+    sync::{AtomicU64, Ordering},
+};
 
 /// Address bits one level resolves; models get the smallest tree that still has everything.
 pub(super) const LEVEL_BITS: u32 = if cfg!(any(loom, shuttle)) { 1 } else { 9 };
@@ -45,6 +48,8 @@ impl Slot {
 pub(super) struct Node {
     slots: [Slot; FAN_OUT],
 }
+
+impl Retire for Node {}
 
 impl Node {
     /// An empty table.

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{epoch::Guard, sync::Ordering, table::MapError};
 
-/// Tables a tree may hold before it looks for empty ones.
-pub(super) const SWEEP_FLOOR: u64 = 64;
+/// Tables a tree may hold before it looks for empty ones: enough for 1 GiB of granules of 4 KiB, in 2 MiB.
+pub(super) const SWEEP_FLOOR: u64 = 512;
 
 impl RadixTable {
     /// A table to be linked, within the budget; sweeps up empty ones when their number has doubled, or when there is no
