@@ -14,7 +14,7 @@ use virtio_iommu::{
 
 use super::MeasureError;
 use crate::{
-    clock::{pin_to_cpu, time_ns, undisturbed},
+    clock::{cpu_time_ns, pin_to_cpu, undisturbed},
     report::{Bound, Figure},
     ring::{BATCH, BUFFERS, Ours, RigError, Served, map_request},
     rounds::{Effort, Pairs},
@@ -119,7 +119,7 @@ fn copies(effort: &Effort, bytes: usize) -> Result<Pairs, MeasureError> {
     let turns = (effort.batch * 1448 / buffers.total_bytes()).max(1);
     let pairs = effort.abba(|is_ours| {
         undisturbed(|| {
-            time_ns(|| {
+            cpu_time_ns(|| {
                 for _ in 0..turns {
                     if !is_ours {
                         buffers.plain();
