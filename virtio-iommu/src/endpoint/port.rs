@@ -55,7 +55,7 @@ impl EndpointPort {
     /// Starts a stretch of accesses: what they translate to stays valid until the view is dropped. Keep it short,
     /// UNMAP waits for it; a view that is held for ever makes UNMAP fail. With inline service, a thread that kicks the
     /// request queue while it holds a view would wait for itself: drop the view first.
-    #[inline]
+    #[inline(always)]
     pub fn pin(&self) -> EndpointDma<'_> {
         EndpointDma { guard: self.participant.pin(), port: self }
     }
@@ -73,7 +73,7 @@ impl EndpointDma<'_> {
     ///
     /// # Errors
     /// [`DmaError::Fault`] when the access is refused.
-    #[inline]
+    #[inline(always)]
     pub fn translate(&self, iova: u64, access: Access) -> Result<Translation, DmaError> {
         match self.port.endpoint.attachment.load(&self.guard) {
             Attachment::Domain(domain) => match &domain.view {
@@ -154,7 +154,7 @@ impl EndpointDma<'_> {
 }
 
 impl DmaMemory for EndpointDma<'_> {
-    #[inline]
+    #[inline(always)]
     fn slice(&self, addr: u64, len: u64, access: Access) -> Result<VolatileSlice<'_>, DmaError> {
         // The common case by itself, so that the translation stays in registers. Through memory, its parts are stored one
         // by one and loaded together, which waits for all stores before, a whole copied buffer's, to leave the CPU.

@@ -48,7 +48,7 @@ struct Shared {
     /// Slots `0..used` have been claimed at some time.
     used: AtomicUsize,
     registered: AtomicUsize,
-    slots: Box<[CachePadded<Slot>]>,
+    slots: Box<[Arc<CachePadded<Slot>>]>,
     fences: Fences,
     /// What participants that went away had retired.
     orphans: Mutex<Vec<Retired>>,
@@ -98,7 +98,7 @@ impl Epoch {
             epoch: CachePadded::new(AtomicU64::new(1)),
             used: AtomicUsize::new(0),
             registered: AtomicUsize::new(0),
-            slots: (0..MAX_PARTICIPANTS).map(|_| slot()).collect(),
+            slots: (0..MAX_PARTICIPANTS).map(|_| Arc::new(slot())).collect(),
             fences: fences.checked(),
             orphans: Mutex::new(Vec::new()),
         }))
@@ -128,6 +128,8 @@ impl Epoch {
         // Pairs with the fence in `wait`: either that sees us registered, or our first pin sees its removals.
         fence(Ordering::SeqCst);
         Ok(Participant {
+            slot: shared.slots[number].clone(),
+            fences: shared.fences,
             shared: shared.clone(),
             number,
             depth: Cell::new(0),
@@ -141,6 +143,9 @@ impl Epoch {
 /// One thread's part in grace periods. It may move between threads but is used by one at a time.
 pub struct Participant {
     shared: Arc<Shared>,
+    /// Its slot and the kind of fences again, so that a pin does not look for them.
+    slot: Arc<CachePadded<Slot>>,
+    fences: Fences,
     number: usize,
     depth: Cell<u32>,
     retired: RefCell<Vec<Retired>>,
@@ -155,12 +160,8 @@ impl Participant {
         self.number
     }
 
-    fn slot(&self) -> &Slot {
-        &self.shared.slots[self.number]
-    }
-
     /// Pins the caller: nothing it finds from here on goes away until the guard is dropped. Guards nest.
-    #[inline]
+    #[inline(always)]
     pub fn pin(&self) -> Guard<'_> {
         let depth = self.depth.get();
         self.depth.set(depth + 1);
@@ -169,8 +170,8 @@ impl Participant {
             // before the epoch began.
             let epoch = self.shared.epoch.load(Ordering::Acquire);
             // Relaxed: ordered before the guard's loads by the fence, which pairs with `Fences::heavy` in `wait`.
-            self.slot().pin.store(epoch << 1 | 1, Ordering::Relaxed);
-            self.shared.fences.light();
+            self.slot.pin.store(epoch << 1 | 1, Ordering::Relaxed);
+            self.fences.light();
         }
         Guard { participant: self }
     }
@@ -280,7 +281,7 @@ impl Drop for Participant {
         }
         self.shared.registered.fetch_sub(1, Ordering::AcqRel);
         // Release pairs with the claim in `register`.
-        self.slot().claimed.store(false, Ordering::Release);
+        self.slot.claimed.store(false, Ordering::Release);
     }
 }
 
@@ -304,14 +305,14 @@ impl Guard<'_> {
 }
 
 impl Drop for Guard<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         let participant = self.participant;
         let depth = participant.depth.get() - 1;
         participant.depth.set(depth);
         if depth == 0 {
             // Release pairs with the Acquire in `has_passed`.
-            participant.slot().pin.store(QUIESCENT, Ordering::Release);
+            participant.slot.pin.store(QUIESCENT, Ordering::Release);
             if participant.retired.borrow().len() >= COLLECT_AT {
                 participant.collect();
             }
