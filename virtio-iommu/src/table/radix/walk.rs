@@ -19,6 +19,8 @@ pub(super) struct Geometry {
     top: u32,
     /// Last address the tree resolves.
     last: u64,
+    /// Whether the two above are [`USUAL`].
+    usual: bool,
 }
 
 /// What nearly every table is: 48-bit addresses in granules of 4 KiB. Walks with these constants are unrolled.
@@ -29,7 +31,8 @@ impl Geometry {
     pub(super) fn new(granule_shift: u32, bits: u32) -> Self {
         let levels = bits.saturating_sub(granule_shift).div_ceil(LEVEL_BITS).clamp(1, MAX_LEVELS);
         let last = 1u64.checked_shl(granule_shift + LEVEL_BITS * levels).map_or(u64::MAX, |end| end - 1);
-        Self { granule_shift, top: levels - 1, last }
+        let usual = (granule_shift, levels - 1) == USUAL;
+        Self { granule_shift, top: levels - 1, last, usual }
     }
 
     #[inline(always)]
@@ -146,8 +149,8 @@ impl RadixTable {
     /// The slot of `va` that tables lead down to, the word that was loaded from it, and its level. One load a level.
     #[inline(always)]
     pub(super) fn descend<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> (&'g Slot, Word, u32) {
-        let Geometry { granule_shift, top, .. } = self.geometry;
-        if (granule_shift, top) == USUAL {
+        let Geometry { granule_shift, top, usual, .. } = self.geometry;
+        if usual {
             self.descend_by(guard, va, USUAL.0, USUAL.1)
         } else {
             self.descend_by(guard, va, granule_shift, top)
