@@ -24,11 +24,11 @@ const COUNT: usize = 1024;
 
 /// Instructions of [`COUNT`] operations: release profile, x86-64, the pinned toolchain.
 mod expected {
-    pub(super) const TRANSLATE: u64 = 125_044;
-    pub(super) const MAP: u64 = 157_823;
-    pub(super) const UNMAP: u64 = 147_577;
-    pub(super) const RING: u64 = 2_051_784;
-    pub(super) const DMA: u64 = 41_472;
+    pub(super) const TRANSLATE: u64 = 110_710;
+    pub(super) const MAP: u64 = 144_513;
+    pub(super) const UNMAP: u64 = 134_265;
+    pub(super) const RING: u64 = 2_019_048;
+    pub(super) const DMA: u64 = 33_795;
 }
 
 fn at_most(expected: u64) -> LibraryBenchmarkConfig {
