@@ -24,7 +24,7 @@ use crate::{
 /// Where in its page the buffer copied to starts. A load waits for an earlier store that is still pending if the lowest
 /// twelve bits of their addresses agree, so a destination with the offsets of the sources, or of the mapping table's
 /// entries, slows both sides down, and ours more: it loads entries between the copies.
-pub const TO_OFFSET: usize = 0x400;
+pub(super) const TO_OFFSET: usize = 0x400;
 
 /// Buffers that take turns.
 pub const BUFFER_COUNT: u64 = 256;
