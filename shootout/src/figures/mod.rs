@@ -9,7 +9,7 @@ mod requests;
 mod tail;
 mod threads;
 
-pub use dma::{BUFFER_COUNT, Buffers, TO_OFFSET};
+pub use dma::{BUFFER_COUNT, Buffers};
 pub use map_unmap::pair_ns;
 pub use requests::Requests;
 pub use threads::pair_thread_ns;
