@@ -31,7 +31,7 @@ impl Node {
     }
 }
 
-/// Pages in a bare radix tree; see the [module](self).
+/// Pages in a bare radix tree: one compare-and-swap to map, one swap to unmap, nothing else.
 pub struct BarePages {
     root: Box<Node>,
     nodes: AtomicU64,
