@@ -132,14 +132,11 @@ impl MappingTable for RadixTable {
     #[inline(always)]
     fn translate(&self, guard: &Guard<'_>, iova: Iova) -> Option<Translation> {
         self.check(guard);
-        let (va, geometry) = (iova.0, self.geometry);
-        if va > geometry.last() {
-            return None;
-        }
-        let (_, word, level) = self.descend(guard, va);
+        let va = iova.0;
+        let (_, word, level) = self.descend(guard, va)?;
         match word.entry(guard) {
             Entry::Leaf { offset, perms } => {
-                let run_end = geometry.slot_end(va, level);
+                let run_end = self.geometry.slot_end(va, level);
                 Some(Translation { gpa: Gpa(va.wrapping_add(offset)), run_end, perms })
             }
             Entry::Shared(object) if object.state() == State::Live => {

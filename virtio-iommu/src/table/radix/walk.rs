@@ -19,8 +19,8 @@ pub(super) struct Geometry {
     top: u32,
     /// Last address the tree resolves.
     last: u64,
-    /// Whether the two above are [`USUAL`].
-    usual: bool,
+    /// First address that the unrolled walk does not resolve: all of them, unless the geometry is [`USUAL`].
+    usual_end: u64,
 }
 
 /// What nearly every table is: 48-bit addresses in granules of 4 KiB. Walks with these constants are unrolled.
@@ -31,8 +31,8 @@ impl Geometry {
     pub(super) fn new(granule_shift: u32, bits: u32) -> Self {
         let levels = bits.saturating_sub(granule_shift).div_ceil(LEVEL_BITS).clamp(1, MAX_LEVELS);
         let last = 1u64.checked_shl(granule_shift + LEVEL_BITS * levels).map_or(u64::MAX, |end| end - 1);
-        let usual = (granule_shift, levels - 1) == USUAL;
-        Self { granule_shift, top: levels - 1, last, usual }
+        let usual_end = if (granule_shift, levels - 1) == USUAL { last + 1 } else { 0 };
+        Self { granule_shift, top: levels - 1, last, usual_end }
     }
 
     #[inline(always)]
@@ -142,39 +142,48 @@ impl RadixTable {
     /// The slot of the granule at `va`, where tables lead down to it. The fast path of MAP and UNMAP.
     #[inline(always)]
     pub(super) fn granule_slot<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> Option<&'g Slot> {
-        let (slot, _, level) = self.descend(guard, va);
+        let (slot, _, level) = self.descend(guard, va)?;
         (level == 0).then_some(slot)
     }
 
-    /// The slot of `va` that tables lead down to, the word that was loaded from it, and its level. One load a level.
+    /// The slot of `va` that tables lead down to, the word that was loaded from it, and its level; `None` beyond the
+    /// last address. One load a level.
     #[inline(always)]
-    pub(super) fn descend<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> (&'g Slot, Word, u32) {
-        let Geometry { granule_shift, top, usual, .. } = self.geometry;
-        if usual {
-            self.descend_by(guard, va, USUAL.0, USUAL.1)
-        } else {
-            self.descend_by(guard, va, granule_shift, top)
+    pub(super) fn descend<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> Option<(&'g Slot, Word, u32)> {
+        if va >= self.geometry.usual_end {
+            return self.descend_slowly(guard, va);
         }
-    }
-
-    #[inline(always)]
-    fn descend_by<'g>(
-        &'g self,
-        guard: &'g Guard<'_>,
-        va: u64,
-        granule_shift: u32,
-        top: u32,
-    ) -> (&'g Slot, Word, u32) {
-        let index = |level: u32| (va >> (granule_shift + LEVEL_BITS * level)) as usize & (FAN_OUT - 1);
+        let index = |level: u32| (va >> (USUAL.0 + LEVEL_BITS * level)) as usize & (FAN_OUT - 1);
         let mut node: &'g Node = &self.root;
-        for level in (1..=top).rev() {
+        for level in (1..=USUAL.1).rev() {
             let slot = node.slot(index(level));
             let word = slot.load();
-            let Entry::Table(child) = word.entry(guard) else { return (slot, word, level) };
-            node = child;
+            match word.plain_table(guard) {
+                Some(child) => node = child,
+                None if word.is_table() => return self.descend_slowly(guard, va),
+                None => return Some((slot, word, level)),
+            }
         }
         let slot = node.slot(index(0));
-        (slot, slot.load(), 0)
+        Some((slot, slot.load(), 0))
+    }
+
+    /// The same for any geometry, and past frozen tables.
+    #[inline(never)]
+    fn descend_slowly<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> Option<(&'g Slot, Word, u32)> {
+        let geometry = self.geometry;
+        if va > geometry.last {
+            return None;
+        }
+        let mut node: &'g Node = &self.root;
+        for level in (1..=geometry.top).rev() {
+            let slot = node.slot(geometry.index(va, level));
+            let word = slot.load();
+            let Entry::Table(child) = word.entry(guard) else { return Some((slot, word, level)) };
+            node = child;
+        }
+        let slot = node.slot(geometry.index(va, 0));
+        Some((slot, slot.load(), 0))
     }
 
     /// Visits the slots that hold `range`, from the root down and in ascending order.
