@@ -63,6 +63,11 @@ impl MappingTable for DomainTable {
         each!(self, table => table.translate(guard, iova))
     }
 
+    #[inline]
+    fn prefetch(&self, guard: &Guard<'_>, iova: Iova) {
+        each!(self, table => table.prefetch(guard, iova));
+    }
+
     fn for_each(&self, guard: &Guard<'_>, f: &mut dyn FnMut(Mapping)) {
         each!(self, table => table.for_each(guard, f));
     }

@@ -137,6 +137,11 @@ pub trait MappingTable: Send + Sync {
     /// Looks one address up. Never blocks in the lock-free table.
     fn translate(&self, guard: &Guard<'_>, iova: Iova) -> Option<Translation>;
 
+    /// Asks the CPU for the entry that a MAP or UNMAP of this address will need soon. A hint without effect.
+    fn prefetch(&self, guard: &Guard<'_>, iova: Iova) {
+        let _ = (guard, iova);
+    }
+
     /// Calls `f` with each mapping, in ascending order. Mappings that come or go meanwhile may be missed.
     fn for_each(&self, guard: &Guard<'_>, f: &mut dyn FnMut(Mapping));
 

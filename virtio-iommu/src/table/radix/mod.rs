@@ -148,6 +148,12 @@ impl MappingTable for RadixTable {
         }
     }
 
+    #[inline]
+    fn prefetch(&self, guard: &Guard<'_>, iova: Iova) {
+        self.check(guard);
+        self.ask_for(guard, iova.0);
+    }
+
     fn for_each(&self, guard: &Guard<'_>, f: &mut dyn FnMut(Mapping)) {
         self.check(guard);
         let all = IovaRange::new(0, self.geometry.last()).unwrap_or(IovaRange::ALL);

@@ -23,6 +23,17 @@ impl Slot {
         Word(self.0.load(Ordering::Acquire))
     }
 
+    /// Asks for the slot's cache line.
+    #[inline(always)]
+    pub(super) fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch has no effect but on caches; SSE is part of the architecture.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(self).cast());
+        }
+    }
+
     /// Changes the entry from `old` to `new`; says whether it still was `old`.
     ///
     /// AcqRel: Release pairs with [`load`](Self::load); Acquire so that a chain of replacements is a chain of

@@ -168,6 +168,22 @@ impl RadixTable {
         Some((slot, slot.load(), 0))
     }
 
+    /// Prefetches the lowest slot of `va`: the tables above it are few and near, the lowest ones are many. Only where the
+    /// walk is unrolled, which is where it pays.
+    #[inline(always)]
+    pub(super) fn ask_for(&self, guard: &Guard<'_>, va: u64) {
+        if va >= self.geometry.usual_end {
+            return;
+        }
+        let index = |level: u32| (va >> (USUAL.0 + LEVEL_BITS * level)) as usize & (FAN_OUT - 1);
+        let mut node = &*self.root;
+        for level in (1..=USUAL.1).rev() {
+            let Some(child) = node.slot(index(level)).load().plain_table(guard) else { return };
+            node = child;
+        }
+        node.slot(index(0)).prefetch();
+    }
+
     /// The same for any geometry, and past frozen tables.
     #[inline(never)]
     fn descend_slowly<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> Option<(&'g Slot, Word, u32)> {
