@@ -9,6 +9,8 @@ use crate::{
 
 /// Rings, the event queue's buffers, and slack for alignment, in bytes.
 const OVERHEAD_BYTES: u64 = 4 << 20;
+/// Longest payload of a UDP datagram over IPv4, in bytes.
+const MAX_DATAGRAM_BYTES: u32 = 65507;
 
 pub(super) fn check(test: Test, params: &Params) -> Result<(), Conflict> {
     if params.rx_buffers > params.ring_size {
@@ -21,17 +23,34 @@ pub(super) fn check(test: Test, params: &Params) -> Result<(), Conflict> {
     }
     match test {
         Test::TcpStream => window(params)?,
+        Test::TcpMaerts => {
+            window(params)?;
+            response(params, payload)?;
+        }
         Test::TcpRr => response(params, payload)?,
+        Test::UdpStream => datagram(params)?,
+        Test::UdpRr => {
+            datagram(params)?;
+            response(params, payload)?;
+        }
     }
     memory(params, payload, pieces)
 }
 
-/// Largest payload handed to the NIC at once, in bytes.
+/// Largest payload handed to the NIC, or by it, at once, in bytes.
 pub(crate) fn largest_payload(test: Test, params: &Params) -> u32 {
     match test {
-        Test::TcpStream => params.segment_bytes(),
+        Test::TcpStream | Test::TcpMaerts => params.segment_bytes(),
         Test::TcpRr => params.message_bytes.min(params.segment_bytes()),
+        Test::UdpStream | Test::UdpRr => params.message_bytes.min(u32::from(params.mss())),
     }
+}
+
+fn datagram(params: &Params) -> Result<(), Conflict> {
+    if params.message_bytes > MAX_DATAGRAM_BYTES {
+        return Err(Conflict::Datagram { message: params.message_bytes, longest: MAX_DATAGRAM_BYTES });
+    }
+    Ok(())
 }
 
 fn window(params: &Params) -> Result<(), Conflict> {

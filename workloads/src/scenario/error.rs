@@ -185,6 +185,14 @@ pub enum Conflict {
         /// Bytes below the ACK ratio, in bytes.
         slack: u32,
     },
+    /// No datagram is that long.
+    #[error("message_bytes ({message}) is more than a UDP datagram carries ({longest})")]
+    Datagram {
+        /// Bytes of one send.
+        message: u32,
+        /// Longest payload of a datagram, in bytes.
+        longest: u32,
+    },
     /// The buffers do not fit into the guest.
     #[error("guest_memory_mib ({mib}) is too small for {bytes} bytes of buffers and rings")]
     Memory {

@@ -68,7 +68,7 @@ pub const KEYS: [Key; 17] = [
         "ack_every",
         Accepts::Int(1, 64),
         "2",
-        "segments the peer receives before it sends one ACK (TCP_STREAM)",
+        "segments received before one ACK is sent (TCP_STREAM, TCP_MAERTS)",
     ),
     key("flows", Accepts::Int(1, 1024), "1", "connections, all driven by one guest CPU"),
     key("flush_entries", Accepts::Int(1, 65536), "256", "lazy mode: unmaps held back before a flush"),
@@ -95,7 +95,7 @@ pub const KEYS: [Key; 17] = [
         "message_bytes",
         Accepts::Int(1, 1 << 20),
         "16384",
-        "bytes of one send (TCP_STREAM), or of request and of response (TCP_RR)",
+        "bytes of one send (TCP_STREAM, UDP_STREAM), or of request and of response (TCP_RR, UDP_RR)",
     ),
     key("mtu", Accepts::Int(576, 9216), "1500", "bytes of an IP packet; a segment's payload is 52 less"),
     key("ring_size", Accepts::PowerOfTwo(4, 32768), "256", "descriptors of each of the NIC's rings"),
@@ -119,7 +119,7 @@ pub const KEYS: [Key; 17] = [
         "window_bytes",
         Accepts::Int(2048, 1 << 26),
         "262144",
-        "bytes of a flow that may be unacknowledged (TCP_STREAM)",
+        "bytes of a flow that may be unacknowledged (TCP_STREAM, TCP_MAERTS)",
     ),
 ];
 

@@ -31,20 +31,34 @@ use crate::dma::Mode;
 pub enum Test {
     /// The guest transmits as fast as the window opens.
     TcpStream,
+    /// The peer transmits as fast as the window opens; the guest receives and acknowledges.
+    TcpMaerts,
     /// One request outstanding per flow, a response of the same size.
     TcpRr,
+    /// The guest transmits datagrams as fast as the ring takes them; nothing answers.
+    UdpStream,
+    /// As TCP_RR, by datagrams: no segmentation offload.
+    UdpRr,
 }
 
 impl Test {
     /// All tests.
-    pub const ALL: [Self; 2] = [Self::TcpStream, Self::TcpRr];
+    pub const ALL: [Self; 5] = [Self::TcpStream, Self::TcpMaerts, Self::TcpRr, Self::UdpStream, Self::UdpRr];
 
     /// Its name, as netperf has it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::TcpStream => "TCP_STREAM",
+            Self::TcpMaerts => "TCP_MAERTS",
             Self::TcpRr => "TCP_RR",
+            Self::UdpStream => "UDP_STREAM",
+            Self::UdpRr => "UDP_RR",
         }
+    }
+
+    /// Whether it is measured by transactions; the others are by throughput.
+    pub const fn transacts(self) -> bool {
+        matches!(self, Self::TcpRr | Self::UdpRr)
     }
 }
 

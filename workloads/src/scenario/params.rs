@@ -67,6 +67,17 @@ impl Params {
         if self.tso_bytes < mss { self.tso_bytes } else { self.tso_bytes / mss * mss }
     }
 
+    /// TCP_MAERTS: packets of a flow that may be on their way, at least one.
+    pub fn window_packets(&self) -> u64 {
+        u64::from(self.window_bytes / self.segment_bytes()).clamp(1, u64::from(u16::MAX))
+    }
+
+    /// TCP_MAERTS: packets received before one ACK is sent.
+    pub fn packets_per_ack(&self) -> u32 {
+        let segments = self.segment_bytes().div_ceil(u32::from(self.mss()));
+        u32::from(self.ack_every).div_ceil(segments)
+    }
+
     /// The parameters with `values` in place of defaults. Values must have passed their key's [`Accepts`]; one that
     /// has not is ignored.
     pub(super) fn from_map(values: &BTreeMap<&'static str, Value>) -> Self {
