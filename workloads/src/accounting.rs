@@ -8,11 +8,13 @@
 //! recycled. A map takes one MAP request when it is a power of two pages long, and one kick whatever it takes. Strict
 //! mode adds one kick and one invalidation for each unmap, lazy mode one of each for every `flush_entries` unmaps.
 
+mod devices;
+
 use crate::{
     dma::{Counts, Mode},
     frame::LINEAR_BYTES,
     pages::PAGE_BYTES,
-    scenario::{CaseSpec, PPM, Params, Test},
+    scenario::{CaseSpec, Device, PPM, Params, Test},
 };
 
 /// Counts that follow from the parameters.
@@ -35,7 +37,12 @@ struct Lot {
 /// received (TCP_MAERTS) in one slice, must have counted, behind an IOMMU with these page sizes. `None` where `frag_bytes`
 /// is no power of two, as alignment then decides how many requests a mapping takes, and for several flows of TCP_MAERTS
 /// with an ACK for more than one packet, as the order of arrival then decides how many are sent.
+///
+/// Of the other tests, `n` transfers, pairs or requests in one slice.
 pub fn expected(case: &CaseSpec, n: u64, page_size_mask: u64) -> Option<Expected> {
+    if case.test.device() != Device::Nic {
+        return devices::expected(case, n, page_size_mask);
+    }
     let params = &case.params;
     let order_matters = case.test == Test::TcpMaerts && params.flows > 1 && params.packets_per_ack() > 1;
     if !params.frag_bytes.is_power_of_two() || order_matters {
@@ -45,7 +52,7 @@ pub fn expected(case: &CaseSpec, n: u64, page_size_mask: u64) -> Option<Expected
         Test::TcpStream => stream(params, n),
         Test::TcpMaerts => maerts(params, n),
         Test::UdpStream => datagrams(params, n),
-        Test::TcpRr | Test::UdpRr => round_trips(case.test, params, n),
+        _ => round_trips(case.test, params, n),
     };
     let recycled = u128::from(counts.rx_buffers) * u128::from(params.rx_recycle_ppm) / u128::from(PPM);
     // No more than rx_buffers, which is a u64.
@@ -158,7 +165,7 @@ fn lots(test: Test, params: &Params, n: u64, received: u64) -> Vec<Lot> {
         Test::TcpStream => vec![(n, u64::from(params.segment_bytes()))],
         Test::TcpMaerts => vec![(maerts(params, n).tx_packets, 0)],
         Test::UdpStream => fragments(params, n).to_vec(),
-        Test::TcpRr | Test::UdpRr => packets_of_message(test, params)
+        _ => packets_of_message(test, params)
             .iter()
             .map(|(packets, payload)| (n * packets, *payload))
             .collect(),

@@ -27,6 +27,9 @@ pub mod accounting;
 pub mod bus;
 pub mod clock;
 pub mod dma;
+mod endpoint_queue;
+pub mod engine;
+pub mod fio;
 pub mod frame;
 pub mod iommu;
 pub mod iova;
@@ -40,10 +43,13 @@ pub mod ring;
 pub mod scenario;
 #[cfg(test)]
 mod scripted;
+pub mod storm;
 mod wait;
+pub mod workload;
 
 pub use bus::Bus;
 pub use clock::{Clock, MonotonicClock, NullRecorder, Recorder, VirtualClock};
 pub use dma::Mode;
 pub use netperf::{Guest, Netperf, SliceStats, Stop};
 pub use scenario::{CaseSpec, Params, Scenario, Test};
+pub use workload::{Attached, Platform, Workload, WorkloadError};

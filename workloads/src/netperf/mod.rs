@@ -87,6 +87,9 @@ pub enum NetperfError {
     /// The IOMMU reported faults, and yet everything arrived.
     #[error("the IOMMU reported {0} faults")]
     Faults(u64),
+    /// It is none of netperf's tests.
+    #[error("{0} is no test of netperf's")]
+    NoTest(Test),
     /// An earlier slice failed; the state of the devices is unknown.
     #[error("the case failed in an earlier slice")]
     Broken,
@@ -191,6 +194,7 @@ impl Netperf {
             mode: case.mode,
             flush_entries: params.flush_entries,
             flush_ns: u64::from(params.flush_ms) * 1_000_000,
+            domain: 0,
         };
         let dma = Dma::new(settings, iommu, Arc::clone(&guest.clock), Arc::clone(&guest.recorder))?;
         let longest = largest_payload(case.test, params);
@@ -201,6 +205,13 @@ impl Netperf {
             Test::TcpMaerts => Traffic::Maerts(Maerts::new(params)),
             Test::UdpStream => Traffic::Datagrams(Datagrams::new(params)),
             Test::TcpRr | Test::UdpRr => Traffic::RoundTrips(RoundTrips::new(params, longest)),
+            Test::DmaThroughput
+            | Test::IotlbChurn
+            | Test::MapStorm
+            | Test::FioRandread
+            | Test::FioRandwrite => {
+                return Err(NetperfError::NoTest(case.test));
+            }
         };
         let baseline = net.counts();
         let world = World {
