@@ -202,10 +202,11 @@ fn a_cancelled_slice_ends_at_once_and_the_next_goes_on() {
     for name in ["map-storm", "iotlb-churn", "fio-randread-4k"] {
         let case = cases(name, &["modes=strict"]).remove(0);
         let (platform, _iommu) = platform(&case, ServiceMode::Inline);
+        let clock = Arc::clone(&platform.clock);
         let mut run = workload::start(platform, &case).unwrap();
         let stats = run.run_slice(Stop::Deadline { at_ns: u64::MAX }, &AtomicBool::new(true)).unwrap();
         assert!(stats.cancelled && stats.counts.transactions == 0);
-        let at_ns = 2_000_000;
+        let at_ns = clock.now_ns() + 2_000_000;
         let stats = run.run_slice(Stop::Deadline { at_ns }, &AtomicBool::new(false)).unwrap();
         assert!(!stats.cancelled && stats.counts.transactions > 0);
         run.shutdown().unwrap();
