@@ -19,6 +19,8 @@
 //! }
 //! ```
 //!
+//! [`workload::start`] does the same for any test: what devices it needs is [`Test::device`], and a [`Platform`] holds them.
+//!
 //! The modes are those of [`dma::Mode`]: `off` needs no IOMMU bus; the other three do.
 //! With `Stop::Packets` and a [`VirtualClock`] and a device that works inline, counts depend on the seed and the
 //! parameters alone.
