@@ -19,6 +19,8 @@
 //! }
 //! ```
 //!
+//! [`workload::start`] does the same for any test: what devices it needs is [`Test::device`], and a [`Platform`] holds them.
+//!
 //! The modes are those of [`dma::Mode`]: `off` needs no IOMMU bus; the other three do.
 //! With `Stop::Packets` and a [`VirtualClock`] and a device that works inline, counts depend on the seed and the
 //! parameters alone.
@@ -27,6 +29,9 @@ pub mod accounting;
 pub mod bus;
 pub mod clock;
 pub mod dma;
+mod endpoint_queue;
+pub mod engine;
+pub mod fio;
 pub mod frame;
 pub mod iommu;
 pub mod iova;
@@ -40,10 +45,13 @@ pub mod ring;
 pub mod scenario;
 #[cfg(test)]
 mod scripted;
+pub mod storm;
 mod wait;
+pub mod workload;
 
 pub use bus::Bus;
 pub use clock::{Clock, MonotonicClock, NullRecorder, Recorder, VirtualClock};
 pub use dma::Mode;
 pub use netperf::{Guest, Netperf, SliceStats, Stop};
 pub use scenario::{CaseSpec, Params, Scenario, Test};
+pub use workload::{Attached, Platform, Workload, WorkloadError};
