@@ -24,11 +24,11 @@ const COUNT: usize = 1024;
 
 /// Instructions of [`COUNT`] operations: release profile, x86-64, the pinned toolchain.
 mod expected {
-    pub(super) const TRANSLATE: u64 = 110_710;
-    pub(super) const MAP: u64 = 144_513;
-    pub(super) const UNMAP: u64 = 134_265;
-    pub(super) const RING: u64 = 2_019_048;
-    pub(super) const DMA: u64 = 33_795;
+    pub(super) const TRANSLATE: u64 = 91_256;
+    pub(super) const MAP: u64 = 134_273;
+    pub(super) const UNMAP: u64 = 123_001;
+    pub(super) const RING: u64 = 2_212_854;
+    pub(super) const DMA: u64 = 29_196;
 }
 
 fn at_most(expected: u64) -> LibraryBenchmarkConfig {

@@ -10,8 +10,8 @@ use crate::{
     request::RequestError,
     sync::{AtomicBool, Ordering},
     table::{
-        BadGranule, Budget, LockedTable, MapError, Mapping, MappingTable, Perms, RadixTable, Removed, Translation,
-        UnmapError,
+        BadGranule, Budget, LockedTable, MapError, Mapping, MappingTable, Perms, RadixTable, Removed,
+        Translation, UnmapError,
     },
 };
 

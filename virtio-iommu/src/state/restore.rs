@@ -211,10 +211,7 @@ fn check_limits(
     let Some(input_range) = IovaRange::new(saved.input_range.0, saved.input_range.1) else {
         return Err(refuse);
     };
-    let limits = DomainLimits {
-        granule_shift: saved.granule_shift,
-        input_range,
-    };
+    let limits = DomainLimits { granule_shift: saved.granule_shift, input_range };
     let whole = limits.granule_shift < u64::BITS && input_range.is_aligned(limits.granule_shift);
     let device = &core.options;
     let fits = whole

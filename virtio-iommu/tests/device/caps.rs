@@ -70,7 +70,11 @@ fn table_memory() {
     assert!(made > 0 && rig.device.table_bytes() <= 64 << 10);
     assert!(dma_write(&rig.port(8), 0, b"x"), "what is there stays");
     assert_eq!(rig.unmap(1, 0, 0xfff), Status::Ok);
-    assert_eq!(rig.map(1, made << 30, (made << 30) + 0xfff, 0), Status::Ok, "what one gave back another takes");
+    assert_eq!(
+        rig.map(1, made << 30, (made << 30) + 0xfff, 0),
+        Status::Ok,
+        "what one gave back another takes"
+    );
     assert_eq!(rig.unmap(1, 0, u64::MAX), Status::Ok);
     works(&mut rig);
     assert_eq!(rig.detach(1, 8), Status::Ok);
