@@ -16,3 +16,6 @@ mod participant;
 
 pub use fences::Fences;
 pub use participant::{Epoch, Guard, Participant, Patience, Retire, Retired, Stuck, TooManyParticipants};
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests;

@@ -50,8 +50,10 @@ struct Shared {
     registered: AtomicUsize,
     slots: Box<[Arc<CachePadded<Slot>>]>,
     fences: Fences,
-    /// What participants that went away had retired.
+    /// What participants that went away had retired and could not free.
     orphans: Mutex<Vec<Retired>>,
+    /// Whether there are any.
+    orphaned: AtomicBool,
 }
 
 /// The participants of one device.
@@ -101,6 +103,7 @@ impl Epoch {
             slots: (0..MAX_PARTICIPANTS).map(|_| Arc::new(slot())).collect(),
             fences: fences.checked(),
             orphans: Mutex::new(Vec::new()),
+            orphaned: AtomicBool::new(false),
         }))
     }
 
@@ -191,6 +194,7 @@ impl Participant {
     /// When this participant is itself pinned, which would be waiting for oneself.
     pub fn synchronize(&self, patience: Patience) -> Result<(), Stuck> {
         assert!(!self.is_pinned(), "a participant that waits for a grace period must not hold a guard");
+        self.adopt();
         self.wait(|shared, target| {
             (0..shared.used.load(Ordering::Acquire))
                 .filter(|&number| number != self.number)
@@ -214,10 +218,20 @@ impl Participant {
         wait(shared, target)
     }
 
+    /// Takes over what participants that went away have left: it was unlinked before this participant's next fence.
+    fn adopt(&self) {
+        if self.shared.orphaned.load(Ordering::Relaxed) {
+            let mut orphans = self.shared.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+            self.retired.borrow_mut().append(&mut orphans);
+            self.shared.orphaned.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Frees what can be freed without waiting. Called by [`Guard::retire`]'s owner when enough has piled up.
     fn collect(&self) {
         let shared = &*self.shared;
         if self.sealed.borrow().is_empty() {
+            self.adopt();
             self.sealed.borrow_mut().append(&mut self.retired.borrow_mut());
             // Pairs with `Fences::light` in `pin`, once for the batch: a guard this scan or a later one does not
             // find in an older epoch has seen that the batch is unlinked.
@@ -274,10 +288,18 @@ impl Shared {
 
 impl Drop for Participant {
     fn drop(&mut self) {
+        // What was sealed before, then the rest.
+        for _ in 0..2 {
+            if self.pending() != 0 {
+                self.collect();
+            }
+        }
         let mut left = std::mem::take(self.retired.get_mut());
         left.append(self.sealed.get_mut());
         if !left.is_empty() {
             self.shared.orphans.lock().unwrap_or_else(PoisonError::into_inner).append(&mut left);
+            // Relaxed: the list itself is behind the lock; who misses the flag comes back.
+            self.shared.orphaned.store(true, Ordering::Relaxed);
         }
         self.shared.registered.fetch_sub(1, Ordering::AcqRel);
         // Release pairs with the claim in `register`.
