@@ -33,10 +33,11 @@ fn find(args: &ReportArgs) -> Result<PathBuf, Failure> {
     let by_name = args.out.join(&args.run);
     let found = [&args.run, &by_name].into_iter().find(|path| path.exists());
     found.cloned().ok_or_else(|| {
-        Failure::usage(format!("there is no run at {} or {}", args.run.display(), by_name.display()))
-            .with_remedy(
-                "give the folder of a run, such as results/runs/20310506T120000.007Z-netperf-strict-1a2b3c",
-            )
+        let elsewhere =
+            if by_name == args.run { String::new() } else { format!(" or {}", by_name.display()) };
+        Failure::usage(format!("there is no run at {}{elsewhere}", args.run.display())).with_remedy(
+            "give the folder of a run, such as results/runs/20310506T120000.007Z-netperf-strict-1a2b3c",
+        )
     })
 }
 

@@ -28,8 +28,8 @@ pub(crate) struct Options {
     /// Random schedules of concurrent histories
     #[arg(long, default_value_t = 2_000_000)]
     schedules: u64,
-    /// Preemptions loom explores
-    #[arg(long, default_value_t = 5)]
+    /// Preemptions loom explores in every model, those of three threads included
+    #[arg(long, default_value_t = 3)]
     preemptions: u32,
 }
 

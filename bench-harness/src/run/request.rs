@@ -55,7 +55,9 @@ fn changed_scenario(args: &RunArgs) -> Result<Scenario, Failure> {
         scenario.set(argument).map_err(Failure::usage)?;
     }
     if !args.modes.is_empty() {
-        scenario.set(&format!("modes={}", args.modes.join(","))).map_err(Failure::usage)?;
+        scenario
+            .set(&format!("modes={}", args.modes.join(",")))
+            .map_err(|error| Failure::usage(error.to_string().replacen("--set:", "--modes:", 1)))?;
     }
     if args.endpoint == Some(EndpointKind::Emulated) {
         scenario.set("endpoints=emulated").map_err(Failure::usage)?;

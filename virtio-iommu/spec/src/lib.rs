@@ -1,7 +1,7 @@
 //! Wire types of the virtio-iommu device (virtio device ID 23), as the virtio specification defines them.
 //!
 //! Types only: no algorithms, no allocation, no `unsafe`. Both sides of the ring share this crate, the device
-//! ([`virtio-iommu`]) and the guest-driver side (`workloads`), so golden byte vectors pin what both send.
+//! (`virtio-iommu`) and the guest-driver side (`workloads`), so golden byte vectors pin what both send.
 //! All integers are little endian on the wire. Address ranges are inclusive at both ends.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -49,7 +49,7 @@ impl fmt::Display for Nearest {
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum ScenarioError {
     /// There is no built-in scenario of that name, and it is no file.
-    #[error("no scenario `{name}`{nearest} Built in: {known} (or give the path of a .toml file)")]
+    #[error("no scenario `{name}`{nearest} (built in: {known}; or give the path of a .toml file)")]
     Unknown {
         /// What was asked for.
         name: String,

@@ -62,7 +62,10 @@ pub struct BadGranule {
     pub shift: u32,
 }
 
-/// The lock-free mapping table; see the [module](self).
+/// The lock-free mapping table: a radix tree of atomic 64-bit entries.
+///
+/// Look-ups are wait-free; MAP and UNMAP of a granule are one compare-and-swap; a mapping of any size appears and disappears
+/// at one instant, whatever its alignment. ARCHITECTURE.md says how.
 pub struct RadixTable {
     root: Box<Node>,
     geometry: Geometry,
