@@ -135,7 +135,8 @@ impl Core {
         }
         let why = |why| RequestError::Incompatible { endpoint: first.id, domain: id, why };
         let limits = self.limits_of(first).map_err(why)?;
-        Ok(Arc::new(Domain::new(&self.epoch, id, limits, bypass, first.properties.regions.clone())))
+        let (regions, log) = (first.properties.regions.clone(), self.invalidation_log());
+        Ok(Arc::new(Domain::new(&self.epoch, id, limits, bypass, regions, log)))
     }
 
     /// What the device and one endpoint can both do.

@@ -13,6 +13,7 @@ use crate::{
     domain::{Domain, View},
     epoch::{Guard, Participant, TooManyParticipants},
     fault::FaultCause,
+    iotlb::{Iotlb, IotlbCounters},
     memory::GuestRam,
     table::{MappingTable, Translation},
 };
@@ -38,13 +39,19 @@ pub struct EndpointPort {
     endpoint: Arc<EndpointState>,
     core: Arc<Core>,
     ram: GuestRam,
+    iotlb: Option<Iotlb>,
 }
 
 impl EndpointPort {
     pub(crate) fn new(core: Arc<Core>, endpoint: Arc<EndpointState>) -> Result<Self, TooManyParticipants> {
         let participant = core.epoch.register()?;
         let ram = core.ram.clone();
-        Ok(Self { participant, endpoint, core, ram })
+        // The options were checked when the device was built.
+        let iotlb = core.options.iotlb.and_then(|options| Iotlb::new(&options).ok());
+        if let Some(iotlb) = &iotlb {
+            core.iotlbs.enrol(iotlb.live_counters());
+        }
+        Ok(Self { participant, endpoint, core, ram, iotlb })
     }
 
     /// Which endpoint it is.
@@ -56,7 +63,24 @@ impl EndpointPort {
     /// UNMAP waits for it; a view that is held for ever makes UNMAP fail.
     #[inline]
     pub fn pin(&self) -> EndpointDma<'_> {
-        EndpointDma { guard: self.participant.pin(), port: self }
+        let view = EndpointDma { guard: self.participant.pin(), port: self };
+        if let Some(iotlb) = &self.iotlb {
+            iotlb.enter(self.endpoint.attachment.load(&view.guard).log());
+        }
+        view
+    }
+
+    /// Counters of this port's IOTLB; all 0 without one.
+    pub fn iotlb_counters(&self) -> IotlbCounters {
+        self.iotlb.as_ref().map(Iotlb::counters).unwrap_or_default()
+    }
+}
+
+impl Drop for EndpointPort {
+    fn drop(&mut self) {
+        if let Some(iotlb) = &self.iotlb {
+            self.core.iotlbs.retire(iotlb.live_counters());
+        }
     }
 }
 
@@ -74,6 +98,40 @@ impl EndpointDma<'_> {
     /// [`DmaError::Fault`] when the access is refused.
     #[inline]
     pub fn translate(&self, iova: u64, access: Access) -> Result<Translation, DmaError> {
+        match &self.port.iotlb {
+            None => self.walk(iova, access),
+            Some(iotlb) => match iotlb.find(iova) {
+                Some(found) if found.perms.allows(access) => Ok(found),
+                // The table says whether that is still so, and an IDENTITY region may allow it.
+                Some(_) => self.walk(iova, access),
+                None => self.fill(iotlb, iova, access),
+            },
+        }
+    }
+
+    /// Walks, and remembers what it finds.
+    fn fill(&self, iotlb: &Iotlb, iova: u64, access: Access) -> Result<Translation, DmaError> {
+        let attachment = self.port.endpoint.attachment.load(&self.guard);
+        // The endpoint may have changed its domain under this guard; and the walk must come after the look at the log.
+        iotlb.enter(attachment.log());
+        if let Attachment::Domain(domain) = attachment
+            && let View::Mapped(table) = &domain.view
+        {
+            match table.run_at(&self.guard, Iova(iova)) {
+                Some(found) => {
+                    iotlb.fill(iova, &found);
+                    if found.perms.allows(access) {
+                        return Ok(found.translation(iova));
+                    }
+                }
+                None => iotlb.missed(),
+            }
+        }
+        self.walk(iova, access)
+    }
+
+    #[inline]
+    fn walk(&self, iova: u64, access: Access) -> Result<Translation, DmaError> {
         match self.port.endpoint.attachment.load(&self.guard) {
             Attachment::Domain(domain) => match &domain.view {
                 View::Mapped(table) => match table.translate(&self.guard, Iova(iova)) {

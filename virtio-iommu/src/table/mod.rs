@@ -70,6 +70,15 @@ pub struct Mapping {
     pub perms: Perms,
 }
 
+impl Mapping {
+    /// The answer to a look-up of an address within the mapping.
+    #[inline]
+    pub fn translation(&self, iova: u64) -> Translation {
+        let gpa = Gpa(self.gpa.0.wrapping_add(iova.wrapping_sub(self.range.start())));
+        Translation { gpa, run_end: self.range.end(), perms: self.perms }
+    }
+}
+
 /// The answer to a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
@@ -134,6 +143,13 @@ pub trait MappingTable: Send + Sync {
 
     /// Looks one address up. Never blocks in the lock-free table.
     fn translate(&self, guard: &Guard<'_>, iova: Iova) -> Option<Translation>;
+
+    /// As [`translate`](Self::translate), but says how far the run of addresses reaches in both directions: a part of
+    /// one mapping that holds `iova`, as large as the table knows without further look-ups.
+    fn run_at(&self, guard: &Guard<'_>, iova: Iova) -> Option<Mapping> {
+        let Translation { gpa, run_end, perms } = self.translate(guard, iova)?;
+        Some(Mapping { range: IovaRange::new(iova.0, run_end)?, gpa, perms })
+    }
 
     /// Calls `f` with each mapping, in ascending order. Mappings that come or go meanwhile may be missed.
     fn for_each(&self, guard: &Guard<'_>, f: &mut dyn FnMut(Mapping));

@@ -41,7 +41,7 @@ use self::{
     shared::{Shared, State},
     walk::{Geometry, Step},
 };
-use super::{MapError, Mapping, MappingTable, Removed, Translation, UnmapError};
+use super::{MapError, Mapping, MappingTable, Perms, Removed, Translation, UnmapError};
 use crate::{
     epoch::{Epoch, Guard},
     sync::{AtomicBool, AtomicU64},
@@ -77,6 +77,14 @@ pub struct RadixTable {
     emptied: AtomicBool,
 }
 
+/// Where a walk ended.
+enum Found<'g> {
+    /// At a mapping of exactly one slot of this level.
+    Leaf { offset: u64, perms: Perms, level: u32 },
+    /// At a mapping of several slots.
+    Shared(&'g Shared),
+}
+
 impl RadixTable {
     /// An empty table for `address_bits`-bit addresses in granules of `1 << granule_shift` bytes, whose tables take no
     /// more than `max_bytes` (at least one path's worth is always allowed).
@@ -108,6 +116,29 @@ impl RadixTable {
         })
     }
 
+    /// Walks down to the live mapping of an address.
+    #[inline(always)]
+    fn locate<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> Option<Found<'g>> {
+        self.check(guard);
+        let geometry = self.geometry;
+        if va > geometry.last() {
+            return None;
+        }
+        let mut node = &*self.root;
+        let mut level = geometry.top();
+        loop {
+            match node.slot(geometry.index(va, level)).load().entry(guard) {
+                Entry::Table(child) => {
+                    node = child;
+                    level -= 1;
+                }
+                Entry::Leaf { offset, perms } => return Some(Found::Leaf { offset, perms, level }),
+                Entry::Shared(object) if object.state() == State::Live => return Some(Found::Shared(object)),
+                Entry::Shared(_) | Entry::Empty => return None,
+            }
+        }
+    }
+
     #[inline(always)]
     fn check(&self, guard: &Guard<'_>) {
         assert!(
@@ -130,29 +161,29 @@ impl MappingTable for RadixTable {
 
     #[inline]
     fn translate(&self, guard: &Guard<'_>, iova: Iova) -> Option<Translation> {
-        self.check(guard);
-        let (va, geometry) = (iova.0, self.geometry);
-        if va > geometry.last() {
-            return None;
+        let va = iova.0;
+        match self.locate(guard, va)? {
+            Found::Leaf { offset, perms, level } => {
+                let run_end = self.geometry.slot_end(va, level);
+                Some(Translation { gpa: Gpa(va.wrapping_add(offset)), run_end, perms })
+            }
+            Found::Shared(object) => {
+                let (range, gpa, perms) = (object.range(), object.gpa(), object.perms());
+                Some(Mapping { range, gpa, perms }.translation(va))
+            }
         }
-        let mut node = &*self.root;
-        let mut level = geometry.top();
-        loop {
-            match node.slot(geometry.index(va, level)).load().entry(guard) {
-                Entry::Table(child) => {
-                    node = child;
-                    level -= 1;
-                }
-                Entry::Leaf { offset, perms } => {
-                    let run_end = geometry.slot_end(va, level);
-                    return Some(Translation { gpa: Gpa(va.wrapping_add(offset)), run_end, perms });
-                }
-                Entry::Shared(object) if object.state() == State::Live => {
-                    let range = object.range();
-                    let gpa = Gpa(object.gpa().0.wrapping_add(va - range.start()));
-                    return Some(Translation { gpa, run_end: range.end(), perms: object.perms() });
-                }
-                Entry::Shared(_) | Entry::Empty => return None,
+    }
+
+    fn run_at(&self, guard: &Guard<'_>, iova: Iova) -> Option<Mapping> {
+        let va = iova.0;
+        match self.locate(guard, va)? {
+            Found::Leaf { offset, perms, level } => {
+                let start = self.geometry.slot_start(va, level);
+                let range = IovaRange::new(start, self.geometry.slot_end(va, level))?;
+                Some(Mapping { range, gpa: Gpa(start.wrapping_add(offset)), perms })
+            }
+            Found::Shared(object) => {
+                Some(Mapping { range: object.range(), gpa: object.gpa(), perms: object.perms() })
             }
         }
     }
