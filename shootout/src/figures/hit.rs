@@ -8,7 +8,6 @@ use rand::seq::SliceRandom;
 use virtio_iommu::{
     EndpointPort,
     dma::Access,
-    epoch::TooManyParticipants,
     iotlb::{InvalidationLog, Iotlb, IotlbOptions},
     spec::Iova,
     table::{MappingTable, RadixTable},
@@ -20,7 +19,7 @@ use crate::{
     report::{Bound, Figure},
     ring::{BATCH, BUFFERS, Ours, Served, map_request},
     rounds::{Effort, Pairs},
-    tables::BareRadix,
+    tables::{BareRadix, Shape as Baseline},
     workload::{PAGE, Subject, sequential_pages},
 };
 
@@ -29,10 +28,12 @@ const MILLION: u64 = 1 << 20;
 pub(super) fn measure(effort: &Effort) -> Result<Vec<Figure>, MeasureError> {
     pin_to_cpu(0);
     let options = IotlbOptions::default();
-    let (hit, _) = hits(effort, &options)?;
+    let (hit, _) = hits::<BareRadix>(effort, &options)?;
+    let (own, _) = hits::<RadixTable>(effort, &options)?;
     let port = ports(effort, &options)?;
     Ok(vec![
         Figure::new("translate_hit_vs_radix_1m", "ratio", hit.ratio()?, Bound::AtMost(1.0)),
+        Figure::new("translate_hit_vs_own_walk_1m", "ratio", own.ratio()?, Bound::AtMost(1.0)),
         Figure::new("translate_port_iotlb_vs_walk_1m", "ratio", port.ratio()?, Bound::AtMost(1.0)),
     ])
 }
@@ -91,17 +92,14 @@ impl Cached {
     }
 }
 
-/// The bare radix tree with a million live pages.
-fn bare() -> Result<Subject<BareRadix>, TooManyParticipants> {
-    Subject::with_pages(sequential_pages(MILLION))
-}
-
 /// What one shape of IOTLB does.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Nanoseconds of a translation through the IOTLB.
     pub iotlb_ns: f64,
     /// Nanoseconds of the bare walk of the same stream.
+    pub bare_ns: f64,
+    /// Nanoseconds of this project's walk of the same stream.
     pub walk_ns: f64,
     /// Hits by look-ups.
     pub hit_ratio: f64,
@@ -109,9 +107,10 @@ pub struct Shape {
 
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { iotlb_ns, walk_ns, hit_ratio } = self;
-        let ratio = iotlb_ns / walk_ns;
-        write!(f, "{iotlb_ns:6.2} ns, bare walk {walk_ns:6.2} ns, ratio {ratio:.3}, hits {hit_ratio:.4}")
+        let Self { iotlb_ns, bare_ns, walk_ns, hit_ratio } = self;
+        let (bare, walk) = (iotlb_ns / bare_ns, iotlb_ns / walk_ns);
+        write!(f, "{iotlb_ns:6.2} ns; bare walk {bare_ns:5.2} ns, ratio {bare:.2}; ")?;
+        write!(f, "own walk {walk_ns:5.2} ns, ratio {walk:.2}; hits {hit_ratio:.4}")
     }
 }
 
@@ -122,13 +121,31 @@ impl std::fmt::Display for Shape {
 pub fn shape(effort: &Effort, entries: usize, ways: usize) -> Result<Shape, MeasureError> {
     pin_to_cpu(0);
     let options = IotlbOptions { entries, ways, ..IotlbOptions::default() };
-    let (pairs, hit_ratio) = hits(effort, &options)?;
+    let (bare, hit_ratio) = hits::<BareRadix>(effort, &options)?;
+    let (walk, _) = hits::<RadixTable>(effort, &options)?;
     let mean = |samples: &[f64]| samples.iter().sum::<f64>() / samples.len().max(1) as f64;
-    Ok(Shape { iotlb_ns: mean(&pairs.ours), walk_ns: mean(&pairs.theirs), hit_ratio })
+    Ok(Shape {
+        iotlb_ns: mean(&bare.ours),
+        bare_ns: mean(&bare.theirs),
+        walk_ns: mean(&walk.theirs),
+        hit_ratio,
+    })
 }
 
-fn hits(effort: &Effort, options: &IotlbOptions) -> Result<(Pairs, f64), MeasureError> {
-    let (ours, bare) = (Cached::new(options)?, bare()?);
+/// Time of a translation through a port with an IOTLB of this shape, by that of a port without.
+///
+/// # Errors
+/// When there is no such shape.
+pub fn ports_ratio(effort: &Effort, entries: usize, ways: usize) -> Result<f64, MeasureError> {
+    pin_to_cpu(0);
+    let options = IotlbOptions { entries, ways, ..IotlbOptions::default() };
+    let pairs = ports(effort, &options)?;
+    Ok(pairs.ratio()?.value)
+}
+
+fn hits<T: Baseline>(effort: &Effort, options: &IotlbOptions) -> Result<(Pairs, f64), MeasureError> {
+    let ours = Cached::new(options)?;
+    let walk = Subject::<T>::with_pages(sequential_pages(MILLION))?;
     let pages = strided_pages(effort, options.entries);
     let repeat = (effort.batch as usize).div_ceil(pages.len());
     let pairs = effort.abba(|is_ours| {
@@ -138,7 +155,7 @@ fn hits(effort: &Effort, options: &IotlbOptions) -> Result<(Pairs, f64), Measure
                     if is_ours {
                         ours.translate(&pages);
                     } else {
-                        bare.translate(&bare.participant, &pages);
+                        walk.translate(&walk.participant, &pages);
                     }
                 }
             });

@@ -11,7 +11,7 @@ mod tail;
 mod threads;
 
 pub use dma::{Buffers, WORKING_SET};
-pub use hit::{Cached, Shape, shape as iotlb_shape, strided_pages};
+pub use hit::{Cached, Shape, ports_ratio as iotlb_ports, shape as iotlb_shape, strided_pages};
 pub use map_unmap::pair_ns;
 pub use requests::Requests;
 pub use threads::pair_thread_ns;
@@ -56,7 +56,14 @@ pub struct Group {
 /// All measurements, in the order in which they run.
 pub const GROUPS: &[Group] = &[
     Group { names: &["translate_miss_vs_radix_4k", "translate_miss_vs_radix_1m"], measure: lookup::measure },
-    Group { names: &["translate_hit_vs_radix_1m", "translate_port_iotlb_vs_walk_1m"], measure: hit::measure },
+    Group {
+        names: &[
+            "translate_hit_vs_radix_1m",
+            "translate_hit_vs_own_walk_1m",
+            "translate_port_iotlb_vs_walk_1m",
+        ],
+        measure: hit::measure,
+    },
     Group {
         names: &["map_unmap_1t_vs_radix", "map_unmap_1t_vs_rwlock_btree", "map_unmap_1t_vs_mutex_btree"],
         measure: map_unmap::measure,

@@ -4,6 +4,9 @@ use std::cell::Cell;
 
 use super::{LiveIotlb, PageSize};
 
+/// log2 of the number of sets from which folding twice takes in 36 bits of page number, those of a 48-bit address.
+const FOLD_TWICE: u32 = 9;
+
 /// Page number and page size of an entry; 0 is no entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tag(u64);
@@ -80,6 +83,10 @@ impl<const WAYS: usize> Sets<WAYS> {
         let mut page = tag.0 >> 2;
         page ^= page >> self.bits;
         page ^= page >> (2 * self.bits);
+        if self.bits < FOLD_TWICE {
+            // Few sets: more bits are left to be folded in.
+            page ^= page >> (4 * self.bits);
+        }
         page as usize & (self.sets.len() - 1)
     }
 
