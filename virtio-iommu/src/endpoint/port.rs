@@ -99,11 +99,11 @@ impl EndpointDma<'_> {
     #[inline]
     pub fn translate(&self, iova: u64, access: Access) -> Result<Translation, DmaError> {
         match &self.port.iotlb {
-            None => self.walk(iova, access),
+            None => self.walk(self.attachment(), iova, access),
             Some(iotlb) => match iotlb.find(iova) {
                 Some(found) if found.perms.allows(access) => Ok(found),
                 // The table says whether that is still so, and an IDENTITY region may allow it.
-                Some(_) => self.walk(iova, access),
+                Some(_) => self.walk(self.attachment(), iova, access),
                 None => self.fill(iotlb, iova, access),
             },
         }
@@ -111,7 +111,7 @@ impl EndpointDma<'_> {
 
     /// Walks, and remembers what it finds.
     fn fill(&self, iotlb: &Iotlb, iova: u64, access: Access) -> Result<Translation, DmaError> {
-        let attachment = self.port.endpoint.attachment.load(&self.guard);
+        let attachment = self.attachment();
         // The endpoint may have changed its domain under this guard; and the walk must come after the look at the log.
         iotlb.enter(attachment.log());
         if let Attachment::Domain(domain) = attachment
@@ -127,12 +127,17 @@ impl EndpointDma<'_> {
                 None => iotlb.missed(),
             }
         }
-        self.walk(iova, access)
+        self.walk(attachment, iova, access)
+    }
+
+    #[inline(always)]
+    fn attachment(&self) -> &Attachment {
+        self.port.endpoint.attachment.load(&self.guard)
     }
 
     #[inline]
-    fn walk(&self, iova: u64, access: Access) -> Result<Translation, DmaError> {
-        match self.port.endpoint.attachment.load(&self.guard) {
+    fn walk(&self, attachment: &Attachment, iova: u64, access: Access) -> Result<Translation, DmaError> {
+        match attachment {
             Attachment::Domain(domain) => match &domain.view {
                 View::Mapped(table) => match table.translate(&self.guard, Iova(iova)) {
                     Some(found) if found.perms.allows(access) => Ok(found),

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use virtio_iommu_spec::EndpointId;
 
-use crate::{
-    domain::Domain, epoch_cell::EpochCell, iotlb::InvalidationLog, properties::EndpointProperties,
-};
+use crate::{domain::Domain, epoch_cell::EpochCell, iotlb::InvalidationLog, properties::EndpointProperties};
 
 /// What an endpoint is attached to.
 pub(crate) enum Attachment {

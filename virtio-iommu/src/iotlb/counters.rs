@@ -1,7 +1,9 @@
 //! Counters: written by the port's thread, read by anybody.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc,
+    Mutex,
+    PoisonError,
     // Not the models' atomics: numbers that guard nothing need not be explored.
     atomic::{AtomicU64, Ordering},
 };

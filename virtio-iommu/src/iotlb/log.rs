@@ -74,10 +74,7 @@ impl InvalidationLog {
         let free = stamp % 2 == 0 && stamp < writing;
         // Acquire pairs with the Release below: two unmappers' writes to a record do not mix.
         if !free
-            || record
-                .stamp
-                .compare_exchange(stamp, writing, Ordering::Acquire, Ordering::Relaxed)
-                .is_err()
+            || record.stamp.compare_exchange(stamp, writing, Ordering::Acquire, Ordering::Relaxed).is_err()
         {
             return;
         }

@@ -92,11 +92,7 @@ impl Value {
             gpa: Gpa(iova.wrapping_add(self.0 & OFFSET)),
             // Cannot overflow: these are addresses of the mapping.
             run_end: last + ((self.0 >> 3 & MAX_MORE) << shift),
-            perms: Perms {
-                read: self.0 & READ != 0,
-                write: self.0 & WRITE != 0,
-                mmio: self.0 & MMIO != 0,
-            },
+            perms: Perms { read: self.0 & READ != 0, write: self.0 & WRITE != 0, mmio: self.0 & MMIO != 0 },
         }
     }
 }

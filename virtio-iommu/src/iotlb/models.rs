@@ -33,8 +33,7 @@ impl World {
     fn new(epoch: &Epoch, me: &Participant) -> Arc<Self> {
         let table = RadixTable::new(epoch, 12, 13, 1 << 20).unwrap();
         for number in 0..2 {
-            let mapping =
-                Mapping { range: page(number), gpa: Gpa((10 + number) * PAGE), perms: Perms::RW };
+            let mapping = Mapping { range: page(number), gpa: Gpa((10 + number) * PAGE), perms: Perms::RW };
             table.map(&me.pin(), &mapping).unwrap();
         }
         let reused = [AtomicBool::new(false), AtomicBool::new(false)];

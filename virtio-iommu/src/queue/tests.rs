@@ -227,7 +227,10 @@ fn layouts_that_virtio_forbids_are_refused() {
     let good = QueueLayout { index: 0, size: 8, desc: 0x1000, avail: 0x2000, used: 0x3000 };
     assert!(Queue::new(&good, false).is_ok());
     for size in [0, 3, 65535] {
-        assert_eq!(Queue::new(&QueueLayout { size, ..good }, false).err(), Some(QueueError::BadSize { size }));
+        assert_eq!(
+            Queue::new(&QueueLayout { size, ..good }, false).err(),
+            Some(QueueError::BadSize { size })
+        );
     }
     for bad in [
         QueueLayout { desc: 0x1008, ..good },
