@@ -71,7 +71,7 @@ impl InvalidationLog {
         let stamp = record.stamp.load(Ordering::Relaxed);
         // A record that a stalled unmapper still writes, or that one a lap ahead has written, is left alone: readers do
         // not find this number then and drop everything.
-        let free = stamp % 2 == 0 && stamp < writing;
+        let free = stamp.is_multiple_of(2) && stamp < writing;
         // Acquire pairs with the Release below: two unmappers' writes to a record do not mix.
         if !free
             || record.stamp.compare_exchange(stamp, writing, Ordering::Acquire, Ordering::Relaxed).is_err()

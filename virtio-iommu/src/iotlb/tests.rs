@@ -84,7 +84,7 @@ fn pages_a_power_of_two_apart_use_every_set() {
         for shift in 0..22 {
             let iotlb = iotlb(entries, ways);
             for i in 0..entries as u64 {
-                let at = (1 << 32) + (i << shift) * PAGE;
+                let at = (1 << 47) + (i << shift) * PAGE;
                 iotlb.fill(at, &mapping(at, PAGE, 0));
             }
             let counters = iotlb.counters();
