@@ -8,7 +8,7 @@ pinned_toolchain=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' rust-toolchain.toml)
 if [[ -z ${RUSTUP_TOOLCHAIN:-} ]] && command -v rustup >/dev/null; then
     if ! rustup toolchain list | grep -q "^${pinned_toolchain}-"; then
         echo "toolchain: Rust ${pinned_toolchain} is pinned and not installed; asking rustup for it" >&2
-        if ! timeout 180 rustup toolchain install "$pinned_toolchain" --profile minimal \
+        if ! RUST_BACKTRACE=0 timeout 180 rustup toolchain install "$pinned_toolchain" --profile minimal \
             --component clippy --component rustfmt >&2; then
             if rustup toolchain list | grep -q '^stable-'; then
                 export RUSTUP_TOOLCHAIN=stable

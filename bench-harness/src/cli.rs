@@ -30,6 +30,9 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "iommu-bench", version, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Cli {
+    /// Log more to standard error: -v what devices and drivers do, -vv each refused request
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -12,6 +12,7 @@ mod exit;
 mod failure;
 mod inject;
 mod interrupt;
+mod log;
 mod machine;
 mod measure;
 mod out;
@@ -25,7 +26,9 @@ mod tables;
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let cli = Cli::parse();
+    log::to_stderr(cli.verbose);
+    let done = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::List(args) => scenarios::list(&args),
         Command::Show(args) => scenarios::show(&args),

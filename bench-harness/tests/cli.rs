@@ -179,6 +179,34 @@ fn machines_and_endpoints_of_other_builds_are_missing_prerequisites() {
 }
 
 #[test]
+fn a_scenario_that_needs_more_than_this_build_has_can_be_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("elsewhere.toml");
+    let text = "name = \"elsewhere\"\nsummary = \"s\"\nmachine = \"lab\"\ntests = [\"TCP_RR\"]\n\
+                modes = [\"off\"]\nendpoints = [\"passthrough\"]\nduration = \"1s\"\n";
+    std::fs::write(&file, text).unwrap();
+    let run = |extra: &[&str]| {
+        let store = folder.path().join("store");
+        bench()
+            .arg("run")
+            .arg(&file)
+            .args(["--packets", "20", "--json", "--out"])
+            .arg(store)
+            .args(extra)
+            .output()
+    };
+    for extra in [&[][..], &["--machine", "local"], &["--endpoint", "emulated"]] {
+        let out = run(extra).unwrap();
+        assert_eq!(out.status.code(), Some(3), "{extra:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    let out = run(&["--machine", "local", "--endpoint", "emulated"]).unwrap();
+    assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+    let run: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((&run["machine"], &run["cases"][0]["endpoint"]), (&"local".into(), &"emulated".into()));
+    assert_eq!(run["cases"][0]["id"], "TCP_RR/off/emulated");
+}
+
+#[test]
 fn completions_know_the_scenarios() {
     for shell in ["bash", "zsh", "fish"] {
         let out = outcome(&["completions", shell]);

@@ -5,14 +5,14 @@
 //! | 0 | 6 | destination |
 //! | 6 | 6 | source |
 //! | 12 | 2 | EtherType 0x88B5 (big-endian), IEEE's "local experimental" |
-//! | 14 | 1 | kind: 1 DATA, 2 ACK, 3 REQUEST, 4 RESPONSE |
+//! | 14 | 1 | kind: 1 DATA, 2 ACK, 3 REQUEST, 4 RESPONSE, 5 PULL |
 //! | 15 | 1 | flags, zero |
 //! | 16 | 2 | flow |
 //! | 18 | 4 | sequence number |
 //! | 22 | 4 | payload length in bytes |
 //! | 26 | 4 | CRC32C of the payload |
-//! | 30 | 4 | bytes of payload a REQUEST wants back |
-//! | 34 | 2 | segments per ACK (DATA) |
+//! | 30 | 4 | bytes of payload a REQUEST, or each frame a PULL asks for, wants back |
+//! | 34 | 2 | segments per ACK (DATA); frames asked for (PULL) |
 //! | 36 | 2 | maximum segment size in bytes (DATA) |
 //! | 38 | 28 | zero |
 //!
@@ -46,6 +46,8 @@ pub enum Kind {
     Request = 3,
     /// Answers a request.
     Response = 4,
+    /// Acknowledges what the peer sent of a stream and opens the window for so many more frames.
+    Pull = 5,
 }
 
 /// A frame that is not one of ours, or is damaged. It is dropped.
@@ -77,7 +79,7 @@ pub enum FrameError {
         /// What follows the header, in bytes.
         present: usize,
     },
-    /// A request for a response longer than [`MAX_PAYLOAD_BYTES`].
+    /// A request for frames longer than [`MAX_PAYLOAD_BYTES`].
     #[error("a response of {asked} bytes is too long")]
     Reply {
         /// Bytes asked for.
@@ -110,9 +112,9 @@ pub struct Header {
     pub payload_len: u32,
     /// CRC32C of the payload.
     pub crc: u32,
-    /// Payload the response to a REQUEST shall have, in bytes.
+    /// Payload the response to a REQUEST, or each frame that answers a PULL, shall have, in bytes.
     pub reply_len: u32,
-    /// The peer sends one ACK for so many segments; 0 for none at all.
+    /// DATA: the peer sends one ACK for so many segments; 0 for none at all. PULL: frames asked for.
     pub ack_every: u16,
     /// Segment size in bytes; 0 makes every frame one segment.
     pub mss: u16,
@@ -175,6 +177,7 @@ fn kind(found: u8) -> Result<Kind, FrameError> {
         2 => Ok(Kind::Ack),
         3 => Ok(Kind::Request),
         4 => Ok(Kind::Response),
+        5 => Ok(Kind::Pull),
         _ => Err(FrameError::Kind { found }),
     }
 }

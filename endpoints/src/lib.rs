@@ -2,16 +2,21 @@
 //!
 //! [`VirtioNet`] is a network card whose ring, descriptor and payload accesses all go through a view of memory that its
 //! [`DmaPort`] hands out for each burst. What it sends travels over a loopback wire to a [`Peer`] on the host's side,
-//! which verifies checksums and answers. No clock is known here: who wants DMA latencies supplies a [`DmaObserver`].
+//! which verifies checksums and answers. [`VirtioBlk`] is a disk, [`DmaEngine`] moves bytes and does nothing else. No clock is known here: who wants DMA latencies supplies a [`DmaObserver`].
 
+mod blk;
 mod counters;
+mod engine;
 pub mod frame;
 mod net;
 mod observe;
 mod peer;
 mod port;
+mod queues;
 
+pub use blk::{BlkConfig, BlkCounters, BlkError, Disk, SECTOR_BYTES, VirtioBlk};
 pub use counters::{Corruption, NetCounters};
+pub use engine::{DmaEngine, ENGINE_ID, EngineConfig, EngineCounters, EngineError, MAX_TRANSFER_BYTES};
 pub use net::{BURST_BYTES, BURST_CHAINS, NetConfig, NetError, RX_QUEUE, TX_QUEUE, VirtioNet};
 pub use observe::{Direction, DmaObserver, NoObserver, Stamped};
 pub use peer::{Peer, Received, Reply};

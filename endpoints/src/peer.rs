@@ -7,14 +7,14 @@ use crate::frame::{FrameError, HEADER_BYTES, Header, Kind, MAX_PAYLOAD_BYTES};
 /// Responses start at one of so many offsets into the pattern, by sequence number, so that a stale one is told apart.
 const PATTERN_PHASES: usize = 256;
 
-/// Frames the peer wants to send: one response, or a run of equal ACKs.
+/// Frames the peer wants to send: one response, a run of equal ACKs, or a run of a stream's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// ACK or RESPONSE.
+    /// ACK, RESPONSE or DATA.
     pub kind: Kind,
     /// Flow of the frame that is answered.
     pub flow: u16,
-    /// Its sequence number.
+    /// Its sequence number; of a run of DATA, the number in its flow of the first frame, the others count on.
     pub seq: u32,
     /// Payload of each frame, in bytes.
     pub payload_len: u32,
@@ -68,10 +68,12 @@ impl Peer {
         }
         let reply = match header.kind {
             Kind::Data => self.acknowledge(&header),
-            Kind::Request if header.reply_len as usize > MAX_PAYLOAD_BYTES => {
+            Kind::Request | Kind::Pull if header.reply_len as usize > MAX_PAYLOAD_BYTES => {
                 return Err(FrameError::Reply { asked: header.reply_len });
             }
             Kind::Request => Some(reply(&header, Kind::Response, header.reply_len, 1)),
+            Kind::Pull => (header.ack_every > 0)
+                .then(|| reply(&header, Kind::Data, header.reply_len, u32::from(header.ack_every))),
             Kind::Ack | Kind::Response => return Err(FrameError::Kind { found: header.kind as u8 }),
         };
         Ok(Received { payload_bytes: payload.len() as u64, reply })
@@ -165,6 +167,9 @@ impl Wire {
     pub(crate) fn advance(&mut self) {
         if let Some(reply) = self.replies.front_mut() {
             reply.count -= 1;
+            if reply.kind == Kind::Data {
+                reply.seq = reply.seq.wrapping_add(1);
+            }
             if reply.count == 0 {
                 self.replies.pop_front();
             }
@@ -223,6 +228,32 @@ mod tests {
         let mut frame = data(0, &[9; 512], 1, 1448);
         frame[HEADER_BYTES + 100] ^= 1;
         assert!(matches!(peer.receive(&frame), Err(FrameError::Checksum { .. })));
+    }
+
+    #[test]
+    fn a_pull_is_answered_by_a_run_of_numbered_frames() {
+        let mut peer = Peer::new([2; 6]);
+        let pull = |reply_len, frames| {
+            let mut pull = data(9, &[], frames, 1448);
+            pull[14] = Kind::Pull as u8;
+            pull[30..34].copy_from_slice(&u32::to_le_bytes(reply_len));
+            pull
+        };
+        let reply = peer.receive(&pull(2896, 3)).unwrap().reply.unwrap();
+        let mut wire = Wire::new(4);
+        wire.push(reply);
+        let mut numbers = Vec::new();
+        while let Some(reply) = wire.front() {
+            let (header, payload) = peer.compose(&reply);
+            let (header, _) =
+                Header::split(&[header.as_slice(), payload].concat()).map(|(h, p)| (h, p.len())).unwrap();
+            assert_eq!((header.kind, header.flow, header.crc), (Kind::Data, 9, crc32c::crc32c(payload)));
+            numbers.push((header.seq, payload.len()));
+            wire.advance();
+        }
+        assert_eq!(numbers, [(7, 2896), (8, 2896), (9, 2896)]);
+        assert_eq!(peer.receive(&pull(2896, 0)).unwrap().reply, None, "nothing more is wanted");
+        assert_eq!(peer.receive(&pull(65537, 1)), Err(FrameError::Reply { asked: 65537 }));
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //! - [`shootout`]: nanoseconds of every structure, measured in turns;
 //! - [`report`], [`render`], [`plot`]: the result as JSON, as text and as a picture.
 //!
-//! Times are wall time of threads that are bound to a CPU each, in batches of about a millisecond. A batch in which the
-//! kernel took the CPU away from one of its threads is measured again (see [`clock`]).
+//! Threads are bound to a CPU each, and measured in batches of about a millisecond. What waits for nobody is measured in CPU
+//! time; what does, in wall time, and a batch in which the kernel took the CPU away from one of its threads is measured
+//! again (see [`clock`]).
 
 pub mod clock;
 pub mod figures;

@@ -29,6 +29,12 @@ impl Effort {
     }
 }
 
+/// The median; not a number when there are no samples.
+pub fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_unstable_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// Samples of two things, taken in pairs.
 #[derive(Clone, Debug, Default)]
 pub struct Pairs {

@@ -6,9 +6,9 @@ use virtio_iommu::{
 };
 
 use crate::{
-    clock::{pin_to_cpu, time_ns, undisturbed},
+    clock::{cpu_time_ns, pin_to_cpu, undisturbed},
     figures::{pair_ns, pair_thread_ns},
-    rounds::Effort,
+    rounds::{Effort, median},
     tables::{BareRadix, CongeeTable, DashTable, MutexTable, Scope, Shape, SkipTable, TreeIndexTable},
     workload::{Subject, Window, random_pages, sequential_pages},
 };
@@ -54,17 +54,12 @@ pub fn measure(effort: &Effort) -> Result<Vec<Row>, TooManyParticipants> {
             }
         }
     }
-    let row = |(contestant, samples): (&Box<dyn Contestant>, &Vec<[f64; 4]>)| Row {
+    let rows = contestants.iter().zip(&samples).map(|(contestant, samples)| Row {
         name: contestant.name(),
         scope: contestant.scope(),
         ns: std::array::from_fn(|column| median(samples.iter().map(|ns| ns[column]).collect())),
-    };
-    Ok(contestants.iter().zip(&samples).map(row).collect())
-}
-
-fn median(mut samples: Vec<f64>) -> f64 {
-    samples.sort_unstable_by(f64::total_cmp);
-    samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
+    });
+    Ok(rows.collect())
 }
 
 trait Contestant {
@@ -93,7 +88,7 @@ impl<T: Shape + 'static> Contest<T> {
 }
 
 fn translate_ns<T: Shape>((subject, _): &(Subject<T>, Vec<u64>), pages: &[u64]) -> f64 {
-    undisturbed(|| time_ns(|| subject.translate(&subject.participant, pages)) / pages.len() as f64)
+    undisturbed(|| cpu_time_ns(|| subject.translate(&subject.participant, pages)) / pages.len() as f64)
 }
 
 impl<T: Shape> Contestant for Contest<T> {

@@ -3,6 +3,8 @@
 use thiserror::Error;
 use vm_memory::VolatileSlice;
 
+use crate::copy;
+
 /// What an access does to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
@@ -61,6 +63,7 @@ pub trait DmaMemory {
     ///
     /// # Errors
     /// As [`slice`](Self::slice); pieces before the failing address have been visited.
+    #[inline(always)]
     fn for_each_piece(
         &self,
         addr: u64,
@@ -88,13 +91,14 @@ pub trait DmaMemory {
     ///
     /// # Errors
     /// As [`slice`](Self::slice); `buf` may be partly filled.
+    #[inline(always)]
     fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), DmaError>
     where
         Self: Sized,
     {
         let mut done = 0;
         self.for_each_piece(addr, buf.len() as u64, Access::Read, |piece| {
-            done += piece.copy_to(&mut buf[done..]);
+            done += copy::out_of_guest(&piece, &mut buf[done..]);
         })
     }
 
@@ -102,15 +106,14 @@ pub trait DmaMemory {
     ///
     /// # Errors
     /// As [`slice`](Self::slice); what lies before the failing address has been written.
+    #[inline(always)]
     fn write(&self, addr: u64, buf: &[u8]) -> Result<(), DmaError>
     where
         Self: Sized,
     {
         let mut done = 0;
         self.for_each_piece(addr, buf.len() as u64, Access::Write, |piece| {
-            let n = piece.len();
-            piece.copy_from(&buf[done..done + n]);
-            done += n;
+            done += copy::into_guest(&buf[done..], &piece);
         })
     }
 }

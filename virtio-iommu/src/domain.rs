@@ -11,8 +11,8 @@ use crate::{
     request::RequestError,
     sync::{AtomicBool, Ordering},
     table::{
-        BadGranule, LockedTable, MapError, Mapping, MappingTable, Perms, RadixTable, Removed, Translation,
-        UnmapError,
+        BadGranule, Budget, LockedTable, MapError, Mapping, MappingTable, Perms, RadixTable, Removed,
+        Translation, UnmapError,
     },
 };
 
@@ -30,11 +30,11 @@ pub(crate) enum DomainTable {
 }
 
 impl DomainTable {
-    fn new(epoch: &Epoch, limits: &DomainLimits) -> Self {
+    fn new(epoch: &Epoch, budget: &Budget, limits: &DomainLimits) -> Self {
         let address_bits = (u64::BITS - limits.input_range.end().leading_zeros()).max(1);
-        match RadixTable::new(epoch, limits.granule_shift, address_bits, limits.max_table_bytes) {
+        match RadixTable::new(epoch, limits.granule_shift, address_bits, budget) {
             Ok(table) => Self::Radix(table),
-            Err(BadGranule { .. }) => Self::Ordered(LockedTable::new(limits.max_table_bytes)),
+            Err(BadGranule { .. }) => Self::Ordered(LockedTable::new(budget)),
         }
     }
 }
@@ -68,6 +68,11 @@ impl MappingTable for DomainTable {
         each!(self, table => table.run_at(guard, iova))
     }
 
+    #[inline]
+    fn prefetch(&self, guard: &Guard<'_>, iova: Iova) {
+        each!(self, table => table.prefetch(guard, iova));
+    }
+
     fn for_each(&self, guard: &Guard<'_>, f: &mut dyn FnMut(Mapping)) {
         each!(self, table => table.for_each(guard, f));
     }
@@ -84,8 +89,6 @@ pub struct DomainLimits {
     pub granule_shift: u32,
     /// Addresses that can be mapped.
     pub input_range: IovaRange,
-    /// Memory its table may take, in bytes.
-    pub max_table_bytes: u64,
 }
 
 /// How the endpoints of a domain see memory.
@@ -112,13 +115,14 @@ pub(crate) struct Domain {
 impl Domain {
     pub(crate) fn new(
         epoch: &Epoch,
+        budget: &Budget,
         id: DomainId,
         limits: DomainLimits,
         bypass: bool,
         regions: Regions,
         log: Option<InvalidationLog>,
     ) -> Self {
-        let view = if bypass { View::Bypass } else { View::Mapped(DomainTable::new(epoch, &limits)) };
+        let view = if bypass { View::Bypass } else { View::Mapped(DomainTable::new(epoch, budget, &limits)) };
         Self { id, limits, view, regions: EpochCell::new(regions), dead: AtomicBool::new(false), log }
     }
 

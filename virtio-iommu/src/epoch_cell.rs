@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 
 use crate::{
-    epoch::Guard,
+    epoch::{Guard, Retire},
     sync::{AtomicPtr, Ordering},
 };
 
@@ -56,6 +56,8 @@ struct Retired<T> {
 
 // SAFETY: a `Retired` owns its `T` as a box would, and `EpochCell` only retires `T: Send`.
 unsafe impl<T: Send> Send for Retired<T> {}
+
+impl<T: Send> Retire for Retired<T> {}
 
 impl<T> Drop for Retired<T> {
     fn drop(&mut self) {

@@ -10,6 +10,7 @@
 //! - [`queue`], [`memory`] and [`dma`] reach guest memory;
 //! - [`state`] saves and restores it all.
 
+mod copy;
 pub mod device;
 pub mod dma;
 mod domain;

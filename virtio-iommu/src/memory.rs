@@ -72,7 +72,7 @@ fn region(region: &GuestRegionMmap) -> Region {
 }
 
 impl DmaMemory for GuestRam {
-    #[inline]
+    #[inline(always)]
     fn slice(&self, addr: u64, len: u64, _access: Access) -> Result<VolatileSlice<'_>, DmaError> {
         for region in &self.regions {
             let offset = addr.wrapping_sub(region.start);

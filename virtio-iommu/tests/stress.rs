@@ -23,7 +23,7 @@ use virtio_iommu::{
     iotlb::IotlbOptions,
     memory::GuestRam,
     spec::{Gpa, Iova, IovaRange, Status},
-    table::{Mapping, MappingTable, Perms, RadixTable},
+    table::{Budget, Mapping, MappingTable, Perms, RadixTable},
 };
 use virtio_transport::VirtioDevice;
 use vm_memory::{Bytes, GuestAddress, VolatileMemory};
@@ -312,7 +312,7 @@ fn writer(
 #[test]
 fn several_writers_of_one_table_never_hand_a_reader_the_wrong_page() {
     let epoch = Epoch::new(Fences::best());
-    let table = Arc::new(RadixTable::new(&epoch, 12, 48, 1 << 20).unwrap());
+    let table = Arc::new(RadixTable::new(&epoch, 12, 48, &Budget::new(1 << 20)).unwrap());
     let ram = GuestRam::new(support::ram()).unwrap();
     let detector = Arc::new(Detector::default());
     let writers: Vec<_> = (0..2)

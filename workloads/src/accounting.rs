@@ -8,11 +8,13 @@
 //! recycled. A map takes one MAP request when it is a power of two pages long, and one kick whatever it takes. Strict
 //! mode adds one kick and one invalidation for each unmap, lazy mode one of each for every `flush_entries` unmaps.
 
+mod devices;
+
 use crate::{
     dma::{Counts, Mode},
     frame::LINEAR_BYTES,
     pages::PAGE_BYTES,
-    scenario::{CaseSpec, PPM, Params, Test},
+    scenario::{CaseSpec, Device, PPM, Params, Test},
 };
 
 /// Counts that follow from the parameters.
@@ -31,17 +33,26 @@ struct Lot {
     bytes: u64,
 }
 
-/// What `n` packets transmitted (TCP_STREAM) or transactions (TCP_RR) since set-up must have counted, behind an IOMMU
-/// with these page sizes. `None` where `frag_bytes` is no power of two: alignment then decides how many requests a
-/// mapping takes.
+/// What `n` packets transmitted (TCP_STREAM, UDP_STREAM) or transactions (TCP_RR, UDP_RR) since set-up, or `n` packets
+/// received (TCP_MAERTS) in one slice, must have counted, behind an IOMMU with these page sizes. `None` where `frag_bytes`
+/// is no power of two, as alignment then decides how many requests a mapping takes, and for several flows of TCP_MAERTS
+/// with an ACK for more than one packet, as the order of arrival then decides how many are sent.
+///
+/// Of the other tests, `n` transfers, pairs or requests in one slice.
 pub fn expected(case: &CaseSpec, n: u64, page_size_mask: u64) -> Option<Expected> {
-    if !case.params.frag_bytes.is_power_of_two() {
-        return None;
+    if case.test.device() != Device::Nic {
+        return devices::expected(case, n, page_size_mask);
     }
     let params = &case.params;
+    let order_matters = case.test == Test::TcpMaerts && params.flows > 1 && params.packets_per_ack() > 1;
+    if !params.frag_bytes.is_power_of_two() || order_matters {
+        return None;
+    }
     let mut counts = match case.test {
         Test::TcpStream => stream(params, n),
-        Test::TcpRr => round_trips(params, n),
+        Test::TcpMaerts => maerts(params, n),
+        Test::UdpStream => datagrams(params, n),
+        _ => round_trips(case.test, params, n),
     };
     let recycled = u128::from(counts.rx_buffers) * u128::from(params.rx_recycle_ppm) / u128::from(PPM);
     // No more than rx_buffers, which is a u64.
@@ -60,7 +71,11 @@ pub fn expected(case: &CaseSpec, n: u64, page_size_mask: u64) -> Option<Expected
         counts.flushes_full = if case.mode == Mode::Lazy { counts.invalidations } else { 0 };
         counts.kicks_iommu = counts.dma_maps + counts.invalidations;
     }
-    let missing = counts.rx_buffers.checked_div(counts.tx_packets).unwrap_or(0) + 1;
+    let missing = match case.test {
+        // A whole window of each flow arrives before any is acknowledged.
+        Test::TcpMaerts => params.window_packets() * buffers_of(params, params.segment_bytes()),
+        _ => counts.rx_buffers.checked_div(counts.tx_packets).unwrap_or(0) + 1,
+    };
     let plenty = params.tx_batch == 1 && missing * u64::from(params.flows) * 2 < u64::from(params.rx_buffers);
     Some(Expected { counts, kicks_endpoint: plenty.then_some(counts.tx_packets) })
 }
@@ -81,7 +96,44 @@ fn stream(params: &Params, n: u64) -> Counts {
     }
 }
 
-fn round_trips(params: &Params, n: u64) -> Counts {
+/// Receive buffers of a frame with so much payload.
+fn buffers_of(params: &Params, payload: u32) -> u64 {
+    (LINEAR_BYTES as u64 + u64::from(payload)).div_ceil(u64::from(params.rx_buffer_bytes))
+}
+
+/// One PULL opens each flow's window, as long as there is something to ask for; then come ACKs.
+fn maerts(params: &Params, n: u64) -> Counts {
+    let payload = params.segment_bytes();
+    let opened = n.div_ceil(params.window_packets()).min(u64::from(params.flows));
+    let tx_packets = opened + n / u64::from(params.packets_per_ack());
+    let bytes = n * u64::from(payload);
+    Counts {
+        tx_packets,
+        tx_segments: tx_packets,
+        rx_packets: n,
+        rx_buffers: n * buffers_of(params, payload),
+        bytes_moved: bytes,
+        bytes_verified: bytes,
+        ..Counts::default()
+    }
+}
+
+fn datagrams(params: &Params, n: u64) -> Counts {
+    let bytes = fragments(params, n).iter().map(|(packets, payload)| packets * payload).sum();
+    Counts { tx_packets: n, tx_segments: n, bytes_moved: bytes, ..Counts::default() }
+}
+
+/// `n` packets of UDP_STREAM, flows taking turns: so many full ones, so many that end a datagram.
+fn fragments(params: &Params, n: u64) -> [(u64, u64); 2] {
+    let (message, full) = (u64::from(params.message_bytes), u64::from(params.mss()));
+    let per_message = message.div_ceil(full);
+    let last = message - (per_message - 1) * full;
+    let flows = u64::from(params.flows);
+    let ended: u64 = (0..flows).map(|flow| (n / flows + u64::from(flow < n % flows)) / per_message).sum();
+    [(n - ended, full), (ended, last)]
+}
+
+fn round_trips(test: Test, params: &Params, n: u64) -> Counts {
     let message = u64::from(params.message_bytes);
     let mut counts = Counts {
         transactions: n,
@@ -89,7 +141,7 @@ fn round_trips(params: &Params, n: u64) -> Counts {
         bytes_verified: n * message,
         ..Counts::default()
     };
-    for (packets, payload) in packets_of_message(params) {
+    for (packets, payload) in packets_of_message(test, params) {
         let frame = LINEAR_BYTES as u64 + payload;
         counts.tx_packets += n * packets;
         counts.tx_segments += n * packets * payload.div_ceil(u64::from(params.mss()));
@@ -100,8 +152,9 @@ fn round_trips(params: &Params, n: u64) -> Counts {
 }
 
 /// A message's packets: so many of so many payload bytes.
-fn packets_of_message(params: &Params) -> [(u64, u64); 2] {
-    let (message, packet) = (u64::from(params.message_bytes), u64::from(params.segment_bytes()));
+fn packets_of_message(test: Test, params: &Params) -> [(u64, u64); 2] {
+    let longest = if test == Test::UdpRr { u32::from(params.mss()) } else { params.segment_bytes() };
+    let (message, packet) = (u64::from(params.message_bytes), u64::from(longest));
     let rest = message % packet;
     [(message / packet, packet), (u64::from(rest > 0), rest)]
 }
@@ -110,9 +163,12 @@ fn packets_of_message(params: &Params) -> [(u64, u64); 2] {
 fn lots(test: Test, params: &Params, n: u64, received: u64) -> Vec<Lot> {
     let packets = match test {
         Test::TcpStream => vec![(n, u64::from(params.segment_bytes()))],
-        Test::TcpRr => {
-            packets_of_message(params).iter().map(|(packets, payload)| (n * packets, *payload)).collect()
-        }
+        Test::TcpMaerts => vec![(maerts(params, n).tx_packets, 0)],
+        Test::UdpStream => fragments(params, n).to_vec(),
+        _ => packets_of_message(test, params)
+            .iter()
+            .map(|(packets, payload)| (n * packets, *payload))
+            .collect(),
     };
     let frag = u64::from(params.frag_bytes);
     let mut lots = vec![Lot { buffers: received, bytes: u64::from(params.rx_buffer_bytes) }];
@@ -172,6 +228,36 @@ mod tests {
         let counts = expected(&case(Test::TcpRr, Mode::Strict, &sets), 1, !0xfff).unwrap().counts;
         assert_eq!((counts.rx_buffers, counts.rx_recycled, counts.dma_maps), (5, 2, 2 + 3));
         assert_eq!((counts.bytes_moved, counts.bytes_verified), (32768, 16384));
+    }
+
+    #[test]
+    fn a_stream_of_the_peer_worked_out_by_hand() {
+        // Packets of 65160 bytes in 16 buffers; four open the window, each is acknowledged.
+        let expected = expected(&case(Test::TcpMaerts, Mode::Strict, &[]), 10, !0xfff).unwrap();
+        let counts = expected.counts;
+        assert_eq!((counts.tx_packets, counts.rx_packets, counts.rx_buffers), (1 + 10, 10, 160));
+        assert_eq!((counts.dma_maps, counts.invalidations), (171, 171));
+        assert_eq!((counts.bytes_moved, counts.bytes_verified), (651_600, 651_600));
+        assert_eq!(expected.kicks_endpoint, Some(11));
+    }
+
+    #[test]
+    fn the_order_of_arrival_decides_where_acks_span_packets_of_several_flows() {
+        let sets = ["flows=2", "tso_bytes=1448", "ack_every=2"];
+        assert_eq!(expected(&case(Test::TcpMaerts, Mode::Off, &sets), 10, !0xfff), None);
+        let one = expected(&case(Test::TcpMaerts, Mode::Off, &sets[1..]), 11, !0xfff).unwrap().counts;
+        assert_eq!((one.tx_packets, one.rx_buffers), (1 + 5, 11));
+    }
+
+    #[test]
+    fn datagrams_worked_out_by_hand() {
+        // 3000 bytes: 1448, 1448, 104. Two flows in turn: five packets of one, four of the other, a datagram ended by each.
+        let sets = ["flows=2", "message_bytes=3000"];
+        let counts = expected(&case(Test::UdpStream, Mode::Strict, &sets), 9, !0xfff).unwrap().counts;
+        assert_eq!((counts.tx_packets, counts.rx_packets, counts.bytes_moved), (9, 0, 7 * 1448 + 2 * 104));
+        assert_eq!((counts.dma_maps, counts.invalidations), (18, 18));
+        let counts = expected(&case(Test::UdpRr, Mode::Strict, &sets[1..]), 2, !0xfff).unwrap().counts;
+        assert_eq!((counts.tx_packets, counts.rx_buffers, counts.dma_maps), (6, 6, 12 + 6));
     }
 
     #[test]

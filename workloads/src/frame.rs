@@ -8,14 +8,14 @@
 //! | 0 | 6 | destination address |
 //! | 6 | 6 | source address |
 //! | 12 | 2 | EtherType 0x88B5, local experimental (big endian) |
-//! | 14 | 1 | kind: 1 DATA, 2 ACK, 3 REQUEST, 4 RESPONSE |
+//! | 14 | 1 | kind: 1 DATA, 2 ACK, 3 REQUEST, 4 RESPONSE, 5 PULL |
 //! | 15 | 1 | flags, zero |
 //! | 16 | 2 | flow |
-//! | 18 | 4 | sequence number: DATA, bytes of the flow before this frame (modulo 2^32); REQUEST, number of the request in its flow; an answer repeats it |
+//! | 18 | 4 | sequence number: DATA, bytes of the flow before this frame (modulo 2^32); REQUEST, number of the request in its flow; PULL, number of the first frame asked for; an answer repeats it, and further frames of a PULL count on |
 //! | 22 | 4 | payload length in bytes |
 //! | 26 | 4 | CRC32C of the payload |
-//! | 30 | 4 | REQUEST: bytes of payload its RESPONSE is to carry |
-//! | 34 | 2 | DATA: the peer sends one ACK for so many segments of the flow |
+//! | 30 | 4 | bytes of payload that the RESPONSE to a REQUEST, or each frame that answers a PULL, is to carry |
+//! | 34 | 2 | DATA: the peer sends one ACK for so many segments of the flow; PULL: frames the peer may send |
 //! | 36 | 2 | DATA: bytes of a segment; a frame is its payload over this, rounded up, segments |
 //! | 38 | 28 | zero |
 
@@ -40,6 +40,8 @@ pub enum Kind {
     Request = 3,
     /// Answers a request.
     Response = 4,
+    /// Acknowledges frames of the peer's stream and lets it send so many more.
+    Pull = 5,
 }
 
 /// A frame's header.
@@ -59,9 +61,9 @@ pub struct Header {
     pub payload_len: u32,
     /// CRC32C of the payload.
     pub crc: u32,
-    /// Bytes of payload a REQUEST wants back.
+    /// Bytes of payload a REQUEST wants back, or a PULL in each frame.
     pub reply_len: u32,
-    /// Segments per ACK.
+    /// Segments per ACK; frames a PULL asks for.
     pub ack_every: u16,
     /// Bytes of a segment.
     pub mss: u16,
@@ -99,6 +101,7 @@ impl Header {
             2 => Kind::Ack,
             3 => Kind::Request,
             4 => Kind::Response,
+            5 => Kind::Pull,
             _ => return None,
         };
         Some(Self {
@@ -148,7 +151,7 @@ mod tests {
         let mut b = [0; HEADER_BYTES];
         assert_eq!(Header::decode(&b), None);
         b[12..14].copy_from_slice(&ETHERTYPE.to_be_bytes());
-        for kind in [0, 5, 255] {
+        for kind in [0, 6, 255] {
             b[14] = kind;
             assert_eq!(Header::decode(&b), None);
         }

@@ -5,19 +5,21 @@
 //! # Plugging it together
 //!
 //! ```text
-//! let scenario = scenario::find("netperf-strict")?;         // or scenario::load(path)
-//! scenario.set("message_bytes", "64K")?;                     // --set KEY=VALUE
+//! let mut scenario = Scenario::find("netperf-strict")?;      // a name, or the path of a file
+//! scenario.set("message_bytes=64K")?;                        // --set KEY=VALUE
 //! for case in scenario.expand()? {                           // Vec<CaseSpec { id, endpoint, mode, test, params }>
-//!     let p: &Params = &case.params;                         // typed; `case.param_map()` for run.json
+//!     let p: &Params = &case.params;                         // typed; `case.values` by name, for a result
 //!     let memory: Arc<GuestMemoryMmap> = /* p.guest_memory_mib */;
 //!     let guest = Guest { memory, net_bus, iommu_bus: Option<Arc<dyn Bus>>, endpoint: EndpointId(..),
 //!                         clock: Arc<dyn Clock>, recorder: Arc<dyn Recorder>, seed, watchdog };
 //!     let mut run = Netperf::new(guest, &case)?;             // drivers probed, rings posted, domain attached
 //!     let stats = run.run_slice(Stop::Deadline { at_ns }, &cancel)?;   // as often as wanted
 //!     let counts: Counts = run.counts();                     // cumulative since set-up; stats.counts is the slice's
-//!     run.shutdown()?;                                       // unmaps everything, resets both devices
+//!     let total: Counts = run.shutdown()?;                   // unmaps everything, detaches; set-up included
 //! }
 //! ```
+//!
+//! [`workload::start`] does the same for any test: what devices it needs is [`Test::device`], and a [`Platform`] holds them.
 //!
 //! The modes are those of [`dma::Mode`]: `off` needs no IOMMU bus; the other three do.
 //! With `Stop::Packets` and a [`VirtualClock`] and a device that works inline, counts depend on the seed and the
@@ -27,6 +29,9 @@ pub mod accounting;
 pub mod bus;
 pub mod clock;
 pub mod dma;
+mod endpoint_queue;
+pub mod engine;
+pub mod fio;
 pub mod frame;
 pub mod iommu;
 pub mod iova;
@@ -38,10 +43,15 @@ pub mod pages;
 pub mod pattern;
 pub mod ring;
 pub mod scenario;
+#[cfg(test)]
+mod scripted;
+pub mod storm;
 mod wait;
+pub mod workload;
 
 pub use bus::Bus;
 pub use clock::{Clock, MonotonicClock, NullRecorder, Recorder, VirtualClock};
 pub use dma::Mode;
 pub use netperf::{Guest, Netperf, SliceStats, Stop};
 pub use scenario::{CaseSpec, Params, Scenario, Test};
+pub use workload::{Attached, Platform, Workload, WorkloadError};

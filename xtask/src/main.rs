@@ -2,12 +2,18 @@
 //!
 //! - `cargo xtask conformance` ties the specification's statements to the tests that show them and writes
 //!   `docs/conformance.md`;
-//! - `cargo xtask fuzz` runs the fuzz targets.
+//! - `cargo xtask fuzz` runs the fuzz targets;
+//! - `cargo xtask instructions` holds the hot paths' instruction counts against the committed ones;
+//! - `cargo xtask loom`, `shuttle` and `sanitizers` check the lock-free code;
+//! - `cargo xtask soak` does all of that for long and writes `docs/soak.md`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool for developers")]
 
 mod conformance;
 mod fuzz;
+mod instructions;
+mod models;
+mod soak;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -30,6 +36,16 @@ enum Task {
     },
     /// Run the fuzz targets from their kept corpora
     Fuzz(fuzz::Options),
+    /// Instruction counts of the hot paths under callgrind; fails when one has grown
+    Instructions,
+    /// Explore every interleaving of the table's models, within a bound
+    Loom(models::LoomOptions),
+    /// Check concurrent histories under random schedules for linearizability
+    Shuttle(models::ShuttleOptions),
+    /// Run Miri and ThreadSanitizer where the toolchain has them
+    Sanitizers,
+    /// Everything that takes too long for every commit; writes docs/soak.md
+    Soak(soak::Options),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +53,11 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Conformance { check } => conformance::run(&root, check).map_err(|error| error.to_string()),
         Task::Fuzz(options) => fuzz::run(&root, &options).map_err(|error| error.to_string()),
+        Task::Instructions => instructions::run(&root).map_err(|error| error.to_string()),
+        Task::Loom(options) => models::loom(&root, &options).map_err(|error| error.to_string()),
+        Task::Shuttle(options) => models::shuttle(&root, &options).map_err(|error| error.to_string()),
+        Task::Sanitizers => models::sanitizers(&root).map_err(|error| error.to_string()),
+        Task::Soak(options) => soak::run(&root, &options).map_err(|error| error.to_string()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

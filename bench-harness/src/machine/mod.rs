@@ -8,6 +8,7 @@ use thiserror::Error;
 
 mod build;
 mod bus;
+mod card;
 mod inject;
 mod local;
 mod observer;

@@ -9,19 +9,24 @@ use std::{
 
 use iommu_endpoints::DirectPort;
 use iommu_results::{Param, names};
-use iommu_workloads::{CaseSpec, Guest, Netperf, NullRecorder, Recorder, Stop, dma::Counts};
+use iommu_workloads::{
+    Attached, CaseSpec, NullRecorder, Platform, Recorder, Stop, Workload, dma::Counts, workload,
+};
 use virtio_iommu::{Counters, Device, device::RequestKind, memory::GuestRam, spec::EndpointId};
 use virtio_transport::{ServiceMode, VirtioDevice};
 
 use super::{
     Amount, CaseError, LocalOptions, PreparedCase, Slice, Time,
-    build::{Card, CardBuilder, bus, card_config, chain, guest_memory, iommu_options},
+    build::{bus, chain, guest_memory, iommu_options},
+    card::{Card, CardBuilder, cards_of},
     observer::BatchTimer,
 };
 use crate::{clock::process_cpu_ns, measure::Latencies};
 
-/// The network card's endpoint ID: bus 0, device 1, function 0.
-const NET_ENDPOINT: EndpointId = EndpointId(8);
+/// The first device's endpoint ID: bus 0, device 1, function 0. The others follow, one device each.
+const FIRST_ENDPOINT: u32 = 8;
+/// An endpoint with nothing behind it.
+const IDLE_ENDPOINT: EndpointId = EndpointId(7);
 /// How long the driver waits for a device before it gives up.
 const WATCHDOG: Duration = Duration::from_secs(10);
 /// A case that can run slices.
@@ -31,8 +36,8 @@ pub(super) struct Stack {
     time: Time,
     latencies: Arc<Latencies>,
     iommu: Option<Arc<Device>>,
-    card: Arc<dyn Card>,
-    netperf: Netperf,
+    cards: Vec<Arc<dyn Card>>,
+    load: Box<dyn Workload>,
     /// Device-side counts at the end of the slice before.
     seen: DeviceSide,
 }
@@ -61,7 +66,7 @@ impl Stack {
         let latencies = Arc::new(Latencies::default());
         let iommu = if case.mode.has_iommu() {
             let device = Device::new(iommu_options(case, service), ram.clone())?;
-            device.add_emulated_endpoint(NET_ENDPOINT)?;
+            device.add_emulated_endpoint(IDLE_ENDPOINT)?;
             if let Time::Wall(clock) = options.time {
                 device.set_observer(Box::new(BatchTimer::new(clock, Arc::clone(&latencies))));
             }
@@ -69,16 +74,26 @@ impl Stack {
         } else {
             None
         };
-        let builder = CardBuilder { config: card_config(case), service, options, latencies: &latencies };
-        let card = match &iommu {
-            Some(device) => builder.with_port(device.endpoint_port(NET_ENDPOINT)?)?,
-            None => builder.with_port(DirectPort::new(ram))?,
-        };
-        let guest = Guest {
+        let builder = CardBuilder { case, service, options, latencies: &latencies };
+        let (mut cards, mut devices) = (Vec::new(), Vec::new());
+        for index in 0..u32::from(cards_of(case)) {
+            let endpoint = EndpointId(FIRST_ENDPOINT + 8 * index);
+            let card = match &iommu {
+                Some(device) => {
+                    device.add_emulated_endpoint(endpoint)?;
+                    builder.with_port(device.endpoint_port(endpoint)?)?
+                }
+                None => builder.with_port(DirectPort::new(ram.clone()))?,
+            };
+            let bus = bus(Arc::clone(&card) as Arc<dyn VirtioDevice>);
+            devices.push(Attached { bus, endpoint });
+            cards.push(card);
+        }
+        let platform = Platform {
             memory,
-            net_bus: bus(Arc::clone(&card) as Arc<dyn VirtioDevice>),
             iommu_bus: iommu.as_ref().map(|device| bus(Arc::clone(device) as Arc<dyn VirtioDevice>)),
-            endpoint: NET_ENDPOINT,
+            devices,
+            idle: IDLE_ENDPOINT,
             clock: options.time.clock(),
             recorder: match options.time {
                 Time::Wall(_) => Arc::clone(&latencies) as Arc<dyn Recorder>,
@@ -87,7 +102,7 @@ impl Stack {
             seed: options.seed,
             watchdog: WATCHDOG,
         };
-        let netperf = Netperf::new(guest, case)?;
+        let load = workload::start(platform, case)?;
         // What setting up took is no sample of the load.
         latencies.take();
         let mut stack = Self {
@@ -96,8 +111,8 @@ impl Stack {
             time: options.time,
             latencies,
             iommu,
-            card,
-            netperf,
+            cards,
+            load,
             seen: DeviceSide::default(),
         };
         stack.seen = stack.device_side();
@@ -113,7 +128,7 @@ impl Stack {
     fn device_side(&self) -> DeviceSide {
         let faults = self.iommu.as_ref().map(|device| device.counters().faults).unwrap_or_default();
         DeviceSide {
-            bytes_verified: self.card.counters().bytes_verified,
+            bytes_verified: self.cards.iter().map(|card| card.counts().bytes_verified).sum(),
             faults: faults.delivered,
             faults_dropped: faults.dropped(),
         }
@@ -150,10 +165,10 @@ impl PreparedCase for Stack {
             (Amount::Packets(n), _) => Stop::Packets(n),
         };
         let cpu_before = process_cpu_ns();
-        let outcome = self.netperf.run_slice(stop, &AtomicBool::new(false));
+        let outcome = self.load.run_slice(stop, &AtomicBool::new(false));
         let cpu_ns = process_cpu_ns().saturating_sub(cpu_before);
         // The driver only sees that nobody answers; the device knows why.
-        if let Some(cause) = broken(&*self.card, self.iommu.as_deref()) {
+        if let Some(cause) = broken(&self.cards, self.iommu.as_deref()) {
             return Err(self.error(cause));
         }
         let stats = outcome.map_err(|error| self.error(chain(&error)))?;
@@ -170,10 +185,10 @@ impl PreparedCase for Stack {
     }
 
     fn finish(self: Box<Self>) -> Result<(), CaseError> {
-        let Self { case, iommu, card, netperf, .. } = *self;
+        let Self { case, iommu, cards, load, .. } = *self;
         let error = |cause: String| CaseError { case: case.id.clone(), cause };
-        let outcome = netperf.shutdown();
-        if let Some(cause) = broken(&*card, iommu.as_deref()) {
+        let outcome = load.shutdown();
+        if let Some(cause) = broken(&cards, iommu.as_deref()) {
             return Err(error(cause));
         }
         let total = outcome.map_err(|source| error(chain(&source)))?;
@@ -182,23 +197,23 @@ impl PreparedCase for Stack {
 }
 
 /// What broke, if anything: a panic on a service thread, damaged payload, a fault nobody provoked.
-fn broken(card: &dyn Card, iommu: Option<&Device>) -> Option<String> {
-    if let Some(panic) = card.failed() {
+fn broken(cards: &[Arc<dyn Card>], iommu: Option<&Device>) -> Option<String> {
+    if let Some(panic) = cards.iter().find_map(|card| card.failed()) {
         return Some(format!("the endpoint's service panicked: {panic}"));
     }
     if let Some(panic) = iommu.and_then(Device::failure) {
         return Some(format!("the IOMMU's service panicked: {panic}"));
     }
-    let counters = card.counters();
-    if let Err(corruption) = counters.verify() {
-        return Some(corruption.to_string());
-    }
     let faults = iommu.map_or(0, |device| device.counters().faults.faults());
-    if faults > 0 || counters.dma_faults > 0 {
+    let counts: Vec<_> = cards.iter().map(|card| card.counts()).collect();
+    if let Some(corruption) = counts.iter().find_map(|counts| counts.corruption.clone()) {
+        return Some(corruption);
+    }
+    if faults > 0 || counts.iter().any(|counts| counts.dma_faults > 0) {
         return Some(format!("the IOMMU refused {faults} accesses of the endpoint; none was expected"));
     }
-    (counters.malformed > 0)
-        .then(|| format!("the endpoint found {} chains or frames malformed", counters.malformed))
+    let malformed: u64 = counts.iter().map(|counts| counts.malformed).sum();
+    (malformed > 0).then(|| format!("the endpoint found {malformed} chains or frames malformed"))
 }
 
 /// Both sides of the request queue, having counted independently, must agree.

@@ -113,8 +113,8 @@ fn param(value: &Value) -> Param {
 /// What a test is measured by: name and unit.
 fn metrics_of(test: Test) -> impl Iterator<Item = (&'static str, &'static str)> {
     let main = match test {
-        Test::TcpStream => (names::THROUGHPUT, names::BYTES_PER_SECOND),
-        Test::TcpRr => (names::TRANSACTIONS, names::PER_SECOND),
+        test if test.transacts() => (names::TRANSACTIONS, names::PER_SECOND),
+        _ => (names::THROUGHPUT, names::BYTES_PER_SECOND),
     };
     [main, (names::CPU_PER_PACKET, names::NANOSECONDS)].into_iter()
 }

@@ -57,6 +57,9 @@ fn changed_scenario(args: &RunArgs) -> Result<Scenario, Failure> {
     if !args.modes.is_empty() {
         scenario.set(&format!("modes={}", args.modes.join(","))).map_err(Failure::usage)?;
     }
+    if args.endpoint == Some(EndpointKind::Emulated) {
+        scenario.set("endpoints=emulated").map_err(Failure::usage)?;
+    }
     if let Some(seed) = args.seed {
         scenario.seed = seed;
     }

@@ -1,12 +1,12 @@
 //! How much of plain memcpy's rate is left behind translation and guard? Each buffer is read through the endpoint's port:
-//! pin, translate, copy, unpin; against a copy of the same buffers by their host addresses. Buffers take turns through a
-//! working set of [`WORKING_SET`] bytes, in random order, each mapped by a MAP of its own.
+//! pin, translate, copy, unpin; against a copy of the same buffers by their host addresses. [`BUFFER_COUNT`] buffers take
+//! turns in the order of their addresses, as those of a ring of that size do; each starts a page and is mapped by a MAP of
+//! its own. All are copied to one buffer that starts [`TO_OFFSET`] past a page boundary. The working set is 16 MiB of 64 KiB buffers, or 1 MiB of smaller ones, and the buffer copied to.
 
 #![allow(unsafe_code, reason = "the other side of the comparison is a plain memcpy of guest memory")]
 
 use std::hint::black_box;
 
-use rand::seq::SliceRandom;
 use virtio_iommu::{
     EndpointPort,
     dma::{Access, DmaMemory},
@@ -14,15 +14,20 @@ use virtio_iommu::{
 
 use super::MeasureError;
 use crate::{
-    clock::{pin_to_cpu, time_ns, undisturbed},
+    clock::{cpu_time_ns, pin_to_cpu, undisturbed},
     report::{Bound, Figure},
     ring::{BATCH, BUFFERS, Ours, RigError, Served, map_request},
     rounds::{Effort, Pairs},
     workload::{PAGE, sequential_pages},
 };
 
-/// Bytes of guest memory that buffers are spread over: a receive ring of 256 buffers of 64 KiB.
-pub const WORKING_SET: u64 = 16 << 20;
+/// Where in its page the buffer copied to starts. A load waits for an earlier store that is still pending if the lowest
+/// twelve bits of their addresses agree, so a destination with the offsets of the sources, or of the mapping table's
+/// entries, slows both sides down, and ours more: it loads entries between the copies.
+pub(super) const TO_OFFSET: usize = 0x400;
+
+/// Buffers that take turns.
+pub const BUFFER_COUNT: u64 = 256;
 
 pub(super) fn measure(effort: &Effort) -> Result<Vec<Figure>, MeasureError> {
     pin_to_cpu(0);
@@ -45,7 +50,10 @@ pub struct Buffers {
     bytes: usize,
     /// I/O virtual and host address of each buffer, in the order of their turns.
     order: Vec<(u64, *const u8)>,
+    /// The buffer copied to, with room to place it.
     to: Vec<u8>,
+    /// Where in `to` it begins.
+    start: usize,
 }
 
 impl Buffers {
@@ -53,12 +61,11 @@ impl Buffers {
     ///
     /// # Errors
     /// When the device refuses a mapping.
-    pub fn new(effort: &Effort, bytes: usize) -> Result<Self, RigError> {
+    pub fn new(bytes: usize) -> Result<Self, RigError> {
         let mut device = Ours::new()?;
         let stride = (bytes as u64).next_multiple_of(PAGE);
         let iova = |number: u64| sequential_pages(1).start * PAGE + number * stride;
-        let count = WORKING_SET / stride;
-        let maps: Vec<Vec<u8>> = (0..count)
+        let maps: Vec<Vec<u8>> = (0..BUFFER_COUNT)
             .map(|number| map_request(Ours::DOMAIN, iova(number), stride, BUFFERS + number * stride))
             .collect();
         for batch in maps.chunks(BATCH) {
@@ -66,13 +73,15 @@ impl Buffers {
         }
         let port = device.port()?;
         let mut order = Vec::new();
-        for number in 0..count {
+        for number in 0..BUFFER_COUNT {
             let slice =
                 port.pin().slice(iova(number), bytes as u64, Access::Read).map(|s| s.ptr_guard().as_ptr());
             order.push((iova(number), slice?));
         }
-        order.shuffle(&mut effort.random(bytes as u64));
-        Ok(Self { _device: device, port, bytes, order, to: vec![0; bytes] })
+        let page = PAGE as usize;
+        let to = vec![0; bytes + 2 * page];
+        let start = to.as_ptr().align_offset(page) + TO_OFFSET;
+        Ok(Self { _device: device, port, bytes, order, to, start })
     }
 
     /// Reads each buffer once through the port.
@@ -80,34 +89,56 @@ impl Buffers {
     /// # Errors
     /// When an access is refused.
     pub fn translated(&mut self) -> Result<(), RigError> {
+        let to = &mut self.to[self.start..][..self.bytes];
         for &(iova, _) in &self.order {
-            self.port.pin().read(iova, &mut self.to)?;
-            black_box(self.to.as_mut_ptr());
+            self.port.pin().read(iova, to)?;
+            black_box(to.as_mut_ptr());
+        }
+        Ok(())
+    }
+
+    /// Bytes of all buffers together.
+    pub fn total_bytes(&self) -> u64 {
+        (self.order.len() * self.bytes) as u64
+    }
+
+    /// Finds each buffer through the port, without touching it.
+    ///
+    /// # Errors
+    /// When an access is refused.
+    pub fn found(&mut self) -> Result<(), RigError> {
+        for &(iova, _) in &self.order {
+            let view = self.port.pin();
+            black_box(view.slice(iova, self.bytes as u64, Access::Read)?.len());
         }
         Ok(())
     }
 
     /// Copies each buffer once.
     pub fn plain(&mut self) {
+        let to = &mut self.to[self.start..][..self.bytes];
         for &(_, host) in &self.order {
             // SAFETY: `host` is the start of `bytes` bytes of guest memory, which the device keeps mapped; `to` is as
             // long and elsewhere; nobody writes either meanwhile.
-            unsafe { std::ptr::copy_nonoverlapping(host, self.to.as_mut_ptr(), self.bytes) };
-            black_box(self.to.as_mut_ptr());
+            unsafe { std::ptr::copy_nonoverlapping(host, to.as_mut_ptr(), to.len()) };
+            black_box(to.as_mut_ptr());
         }
     }
 }
 
 fn copies(effort: &Effort, bytes: usize) -> Result<Pairs, MeasureError> {
-    let mut buffers = Buffers::new(effort, bytes)?;
+    let mut buffers = Buffers::new(bytes)?;
     let mut failed = None;
+    let turns = (effort.batch * 1448 / buffers.total_bytes()).max(1);
     let pairs = effort.abba(|is_ours| {
         undisturbed(|| {
-            time_ns(|| {
-                if !is_ours {
-                    buffers.plain();
-                } else if let Err(error) = buffers.translated() {
-                    failed = Some(error);
+            cpu_time_ns(|| {
+                for _ in 0..turns {
+                    if !is_ours {
+                        buffers.plain();
+                    } else if let Err(error) = buffers.translated() {
+                        failed = Some(error);
+                    }
                 }
             })
         })

@@ -4,7 +4,7 @@ use virtio_iommu::table::RadixTable;
 
 use super::MeasureError;
 use crate::{
-    clock::{pin_to_cpu, time_ns, undisturbed},
+    clock::{cpu_time_ns, pin_to_cpu, undisturbed},
     report::{Bound, Figure},
     rounds::{Effort, Pairs},
     tables::BareRadix,
@@ -33,7 +33,7 @@ fn lookups(effort: &Effort, live: u64) -> Result<Pairs, MeasureError> {
         let pages = batches.next().unwrap_or(&pages);
         let repeat = (effort.batch as usize).div_ceil(pages.len());
         undisturbed(|| {
-            let ns = time_ns(|| {
+            let ns = cpu_time_ns(|| {
                 for _ in 0..repeat {
                     if is_ours {
                         ours.translate(&ours.participant, pages);

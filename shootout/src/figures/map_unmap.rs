@@ -4,7 +4,7 @@ use virtio_iommu::table::{LockedTable, RadixTable};
 
 use super::MeasureError;
 use crate::{
-    clock::{pin_to_cpu, time_ns, undisturbed},
+    clock::{cpu_time_ns, pin_to_cpu, undisturbed},
     report::{Bound, Figure},
     rounds::{Effort, Pairs},
     tables::{BareRadix, MutexTable, Shape},
@@ -36,7 +36,7 @@ fn against<T: Shape>(effort: &Effort) -> Result<Pairs, MeasureError> {
 pub fn pair_ns<T: Shape>(subject: &Subject<T>, window: &Window, pairs: u64) -> f64 {
     let chunks = (pairs as usize).div_ceil(CHUNK);
     undisturbed(|| {
-        let ns = time_ns(|| {
+        let ns = cpu_time_ns(|| {
             for pages in window.chunks().take(chunks) {
                 subject.pairs(&subject.participant, pages);
             }

@@ -8,7 +8,7 @@ use virtio_iommu::{
 
 use super::MeasureError;
 use crate::{
-    clock::{pin_to_cpu, time_ns, undisturbed},
+    clock::{cpu_time_ns, pin_to_cpu, time_ns, undisturbed},
     report::{Bound, Figure},
     rounds::Effort,
     workload::{PAGE, Subject, sequential_pages},
@@ -50,21 +50,16 @@ fn huge(effort: &Effort) -> Result<Vec<Figure>, MeasureError> {
 
 fn million(effort: &Effort) -> Result<Vec<Figure>, MeasureError> {
     let mut bytes = 0;
-    let unmap_ns = effort.mean(|| {
-        undisturbed(|| match Subject::<RadixTable>::with_pages(sequential_pages(MILLION)) {
-            Ok(ours) => {
-                bytes = ours.table.table_bytes();
-                let guard = ours.participant.pin();
-                let unmap = || {
-                    assert_eq!(
-                        ours.table.unmap(&guard, IovaRange::ALL).map(|gone| gone.mappings),
-                        Ok(MILLION)
-                    )
-                };
-                time_ns(unmap) / MILLION as f64
-            }
-            Err(_) => f64::NAN,
-        })
+    let unmap_ns = effort.mean(|| match Subject::<RadixTable>::with_pages(sequential_pages(MILLION)) {
+        Ok(ours) => {
+            bytes = ours.table.table_bytes();
+            let guard = ours.participant.pin();
+            let unmap = || {
+                assert_eq!(ours.table.unmap(&guard, IovaRange::ALL).map(|gone| gone.mappings), Ok(MILLION))
+            };
+            cpu_time_ns(unmap) / MILLION as f64
+        }
+        Err(_) => f64::NAN,
     })?;
     let each = bytes as f64 / MILLION as f64;
     Ok(vec![

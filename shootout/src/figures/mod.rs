@@ -10,7 +10,7 @@ mod requests;
 mod tail;
 mod threads;
 
-pub use dma::{Buffers, WORKING_SET};
+pub use dma::{BUFFER_COUNT, Buffers};
 pub use hit::{Cached, Shape, ports_ratio as iotlb_ports, shape as iotlb_shape, strided_pages};
 pub use map_unmap::pair_ns;
 pub use requests::Requests;

@@ -5,10 +5,10 @@ use rand::RngExt;
 
 use super::MeasureError;
 use crate::{
-    clock::{pin_to_cpu, undisturbed},
+    clock::pin_to_cpu,
     report::{Bound, Figure},
     ring::{BATCH, Null, Ours, RigError, Served, map_request, unmap_request},
-    rounds::{Effort, Pairs},
+    rounds::{Effort, Pairs, median},
     workload::{PAGE, sequential_pages},
 };
 
@@ -76,17 +76,15 @@ fn compare(effort: &Effort, live: u64) -> Result<[Pairs; 2], MeasureError> {
     let cycles = (effort.batch as usize / BATCH / 4).max(50);
     let mut failed = None;
     let pairs = effort.abba_of(|is_ours| {
-        undisturbed(|| {
-            let full = live != 0;
-            let ns = if is_ours {
-                cycle(&mut ours, &batches, cycles, full)
-            } else {
-                cycle(&mut null, &batches, cycles, full)
-            };
-            ns.unwrap_or_else(|error| {
-                failed = Some(error);
-                [f64::NAN; 2]
-            })
+        let full = live != 0;
+        let ns = if is_ours {
+            cycle(&mut ours, &batches, cycles, full)
+        } else {
+            cycle(&mut null, &batches, cycles, full)
+        };
+        ns.unwrap_or_else(|error| {
+            failed = Some(error);
+            [f64::NAN; 2]
         })
     });
     match failed {
@@ -112,23 +110,23 @@ fn batches(effort: &Effort, live: u64) -> Vec<Requests> {
     (0..256).map(|_| batch()).collect()
 }
 
-/// `[map, unmap]` in nanoseconds a request. Where the pages are live (`full`), they are unmapped first.
+/// `[map, unmap]` in nanoseconds a request, medians over the batches: a batch takes microseconds, so most are undisturbed.
+/// Where the pages are live (`full`), they are unmapped first.
 fn cycle(
     device: &mut impl Served,
     batches: &[Requests],
     cycles: usize,
     full: bool,
 ) -> Result<[f64; 2], RigError> {
-    let (mut map_ns, mut unmap_ns) = (0.0, 0.0);
+    let (mut map_ns, mut unmap_ns) = (Vec::with_capacity(cycles), Vec::with_capacity(cycles));
     for requests in batches.iter().cycle().take(cycles) {
         if full {
-            unmap_ns += requests.unmap(device)?;
+            unmap_ns.push(requests.unmap(device)?);
         }
-        map_ns += requests.map(device)?;
+        map_ns.push(requests.map(device)?);
         if !full {
-            unmap_ns += requests.unmap(device)?;
+            unmap_ns.push(requests.unmap(device)?);
         }
     }
-    let count = (cycles * BATCH) as f64;
-    Ok([map_ns / count, unmap_ns / count])
+    Ok([map_ns, unmap_ns].map(|ns| median(ns) / BATCH as f64))
 }

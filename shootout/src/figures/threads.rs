@@ -26,7 +26,8 @@ pub(super) fn measure(effort: &Effort) -> Result<Vec<Figure>, MeasureError> {
         if is_ours {
             pair_thread_ns(&ours, &apart, 2, effort.batch)
         } else {
-            pair_thread_ns(&locked, &apart, 2, effort.batch)
+            // About as long as ours, so that it is as likely to be disturbed.
+            pair_thread_ns(&locked, &apart, 2, effort.batch / 16)
         }
     });
     let vs_alone =

@@ -31,7 +31,7 @@ impl Node {
     }
 }
 
-/// Pages in a bare radix tree; see the [module](self).
+/// Pages in a bare radix tree: one compare-and-swap to map, one swap to unmap, nothing else.
 pub struct BarePages {
     root: Box<Node>,
     nodes: AtomicU64,
@@ -45,7 +45,7 @@ impl Default for BarePages {
 
 /// The table that an entry above the leaves points to.
 #[inline(always)]
-fn child<'t>(_tree: &'t BarePages, word: u64) -> Option<&'t Node> {
+fn child(_tree: &BarePages, word: u64) -> Option<&Node> {
     let node = std::ptr::with_exposed_provenance::<Node>(word as usize);
     // SAFETY: null, or the address of a node that was linked by `grow` (Release, Acquire here) and is freed with the
     // tree, which the caller borrows.

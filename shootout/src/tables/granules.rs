@@ -43,7 +43,11 @@ impl<M: PageMap> MappingTable for PerGranule<M> {
     #[inline]
     fn map(&self, _guard: &Guard<'_>, mapping: &Mapping) -> Result<(), MapError> {
         let (start, end) = (mapping.range.start(), mapping.range.end());
-        assert!(start % PAGE == 0 && end == start | (PAGE - 1), "{} is not one granule", mapping.range);
+        assert!(
+            start.is_multiple_of(PAGE) && end == start | (PAGE - 1),
+            "{} is not one granule",
+            mapping.range
+        );
         let word = mapping.gpa.0 | PRESENT | u64::from(mapping.perms.to_flags());
         if self.0.insert(start / PAGE, word) {
             Ok(())
@@ -55,7 +59,7 @@ impl<M: PageMap> MappingTable for PerGranule<M> {
     #[inline]
     fn unmap(&self, _guard: &Guard<'_>, range: IovaRange) -> Result<Removed, UnmapError> {
         let (first, last) = (range.start() / PAGE, range.end() / PAGE);
-        let whole = range.start() % PAGE == 0 && range.end() % PAGE == PAGE - 1;
+        let whole = range.start().is_multiple_of(PAGE) && range.end() % PAGE == PAGE - 1;
         if whole && first == last {
             let mappings = u64::from(self.0.remove(first));
             return Ok(Removed { mappings, bytes: mappings * PAGE });
@@ -89,7 +93,8 @@ impl<M: PageMap> PerGranule<M> {
     fn unmap_many(&self, range: IovaRange) -> Result<Removed, UnmapError> {
         let (first, last) = (range.start() / PAGE, range.end() / PAGE);
         let splits = |page: u64, cut: bool| cut && self.0.get(page).is_some();
-        if splits(first, range.start() % PAGE != 0) || splits(last, range.end() % PAGE != PAGE - 1) {
+        if splits(first, !range.start().is_multiple_of(PAGE)) || splits(last, range.end() % PAGE != PAGE - 1)
+        {
             return Err(UnmapError::Split { range });
         }
         let mappings = if last - first < MANY {

@@ -2,7 +2,7 @@
 
 use virtio_iommu::{
     epoch::Epoch,
-    table::{LockedTable, MappingTable, RadixTable},
+    table::{Budget, LockedTable, MappingTable, RadixTable},
 };
 
 use super::{BareRadix, CongeeTable, DashTable, MutexTable, SkipTable, TreeIndexTable};
@@ -45,7 +45,7 @@ impl Shape for RadixTable {
     const GUARDED: bool = true;
 
     fn make(epoch: &Epoch) -> Self {
-        match Self::new(epoch, 12, 48, 1 << 30) {
+        match Self::new(epoch, 12, 48, &Budget::new(1 << 30)) {
             Ok(table) => table,
             Err(error) => unreachable!("4 KiB is a granule of radix tables: {error}"),
         }
@@ -57,7 +57,7 @@ impl Shape for LockedTable {
     const SCOPE: Scope = Scope::Ranges;
 
     fn make(_epoch: &Epoch) -> Self {
-        Self::new(u64::MAX)
+        Self::new(&Budget::new(u64::MAX))
     }
 }
 

@@ -27,7 +27,8 @@ impl PageMap for SkipPages {
 
     #[inline]
     fn remove(&self, page: u64) -> bool {
-        self.0.remove(&page).is_some()
+        // `SkipMap::remove` (0.1.3) also returns the entry to a thread that lost the race to remove it.
+        self.0.get(&page).is_some_and(|entry| entry.remove())
     }
 
     #[inline]

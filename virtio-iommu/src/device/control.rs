@@ -136,7 +136,7 @@ impl Core {
         let why = |why| RequestError::Incompatible { endpoint: first.id, domain: id, why };
         let limits = self.limits_of(first).map_err(why)?;
         let (regions, log) = (first.properties.regions.clone(), self.invalidation_log());
-        Ok(Arc::new(Domain::new(&self.epoch, id, limits, bypass, regions, log)))
+        Ok(Arc::new(Domain::new(&self.epoch, &self.budget, id, limits, bypass, regions, log)))
     }
 
     /// What the device and one endpoint can both do.
@@ -150,7 +150,7 @@ impl Core {
             .intersection(&own)
             .and_then(|range| whole_pages(range, granule_shift))
             .ok_or(Incompatible::NoCommonAddress)?;
-        Ok(DomainLimits { granule_shift, input_range, max_table_bytes: options.max_table_bytes })
+        Ok(DomainLimits { granule_shift, input_range })
     }
 
     /// Whether the endpoint may join an existing domain; merges its regions into the domain's.

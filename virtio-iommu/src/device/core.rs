@@ -16,6 +16,7 @@ use crate::{
     iotlb::{InvalidationLog, Ledger},
     memory::GuestRam,
     sync::{AtomicBool, AtomicU64, Ordering},
+    table::Budget,
 };
 
 /// One endpoint and the domain it is attached to.
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) epoch: Epoch,
     pub(crate) faults: FaultSink,
     pub(crate) pool: MappingPool,
+    /// Memory of all domains' tables.
+    pub(crate) budget: Budget,
     pub(crate) counters: LiveCounters,
     pub(crate) iotlbs: Ledger,
     pub(crate) observer: Mutex<Option<Box<dyn ServiceObserver>>>,
@@ -68,6 +71,7 @@ impl Core {
         Ok(Self {
             faults: FaultSink::new(options.event_backlog, ram.clone()),
             pool: MappingPool::new(options.max_mappings),
+            budget: Budget::new(options.max_table_bytes),
             counters: LiveCounters::default(),
             iotlbs: Ledger::default(),
             observer: Mutex::new(None),

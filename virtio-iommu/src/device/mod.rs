@@ -1,6 +1,6 @@
 //! The device: requests in, endpoints' views of memory out.
 //!
-//! Locks: ATTACH, DETACH, reset, hot-add and restore take [`Core::control`]. MAP and UNMAP do not: a worker finds the
+//! Locks: ATTACH, DETACH, reset, hot-add and restore take one lock. MAP and UNMAP do not: a worker finds the
 //! domain in its own cache, which a generation counter keeps true. Endpoints take no lock unless they fault.
 
 mod config;

@@ -52,7 +52,8 @@ pub struct DeviceOptions {
     pub max_domains: usize,
     /// Most mappings at a time, over all domains; one more gets NOMEM.
     pub max_mappings: u64,
-    /// Most memory of one domain's mapping table, in bytes; a MAP that needs more gets NOMEM.
+    /// Most memory of all domains' mapping tables, in bytes; a MAP that needs more gets NOMEM. A domain's first table
+    /// (4 KiB) is not refused: `max_domains` bounds those.
     pub max_table_bytes: u64,
     /// Most fault reports that wait for the event queue; more are dropped and counted.
     pub event_backlog: usize,

@@ -3,21 +3,39 @@
 use std::{mem, sync::Arc};
 
 use virtio_iommu_spec::{
-    DomainId, REQUEST_QUEUE, Status, feature,
+    DomainId, Iova, REQUEST_QUEUE, Status, feature,
     request::{self, MAX_READABLE_BYTES, TAIL_BYTES},
 };
 use virtio_transport::{Interrupt, Progress, QueueWorker};
 
 use super::{Core, RequestKind, ServiceObserver, control::Graveyard, pool::Credits};
 use crate::{
-    dma::{Access, DmaMemory},
+    dma::{Access, DmaError, DmaMemory},
     domain::Domain,
     epoch::Participant,
     memory::GuestRam,
     queue::{Chain, Queue, QueueError},
     request::{ChainErrorKind, Decoded, Offer, Readable, Request, RequestError, decode, status},
     sync::Ordering,
+    table::MappingTable,
 };
+
+/// Requests copied out of guest memory before the first of them is performed: long enough for the table entries they
+/// need to arrive from memory meanwhile.
+const AHEAD: usize = 8;
+
+/// A request on its way from the ring to the table.
+struct Waiting {
+    chain: Chain,
+    /// What it says, copied once; `Err` when it could not be read.
+    readable: Result<Readable, DmaError>,
+}
+
+impl Waiting {
+    fn new() -> Self {
+        Self { chain: Chain::new(), readable: Ok(Readable { bytes: [0; MAX_READABLE_BYTES], len: 0 }) }
+    }
+}
 
 /// Domains a worker remembers; a power of two.
 const CACHED_DOMAINS: usize = 64;
@@ -46,6 +64,13 @@ impl DomainCache {
         slot.as_deref().ok_or(RequestError::NoDomain { domain: DomainId(id) })
     }
 
+    /// The domain, if it is remembered.
+    #[inline]
+    fn peek(&self, core: &Core, id: u32) -> Option<&Domain> {
+        let domain = self.domains[id as usize % CACHED_DOMAINS].as_deref()?;
+        (self.generation == core.generation() && domain.id().0 == id).then_some(domain)
+    }
+
     #[cold]
     fn forget(&mut self, core: &Core) {
         // Read before the domains are, so that a change in between is noticed next time.
@@ -72,7 +97,9 @@ pub(super) struct RequestWorker {
     ram: GuestRam,
     participant: Participant,
     queue: Queue,
+    /// The chain being served.
     chain: Chain,
+    waiting: [Waiting; AHEAD],
     interrupt: Arc<dyn Interrupt>,
     observer: Option<Box<dyn ServiceObserver>>,
     cache: DomainCache,
@@ -107,6 +134,7 @@ impl RequestWorker {
             participant,
             queue,
             chain: Chain::new(),
+            waiting: std::array::from_fn(|_| Waiting::new()),
             interrupt,
             observer,
             cache: DomainCache::new(),
@@ -154,29 +182,70 @@ impl RequestWorker {
     }
 
     fn drain(&mut self, served: &mut u32) -> Result<(), QueueError> {
-        for _ in 0..self.queue.size() {
-            if !self.queue.pop(&self.ram, &mut self.chain)? {
+        let mut left = usize::from(self.queue.size());
+        while left > 0 {
+            let (taken, result) = self.take(left.min(AHEAD));
+            if taken > 1 {
+                self.waiting[..taken].iter().for_each(|waiting| self.hint(waiting));
+            }
+            for number in 0..taken {
+                mem::swap(&mut self.chain, &mut self.waiting[number].chain);
+                let readable = self.waiting[number].readable;
+                let written = self.serve_chain(readable);
+                self.queue.push_used(&self.ram, self.chain.head(), written)?;
+                *served += 1;
+            }
+            result?;
+            if taken < AHEAD {
                 break;
             }
-            let written = self.serve_chain();
-            self.queue.push_used(&self.ram, self.chain.head(), written)?;
-            *served += 1;
+            left -= taken;
         }
         Ok(())
     }
 
+    /// Takes up to `most` chains off the ring and copies their requests; says how many, and whether the ring broke.
+    #[inline]
+    fn take(&mut self, most: usize) -> (usize, Result<(), QueueError>) {
+        for number in 0..most {
+            let waiting = &mut self.waiting[number];
+            match self.queue.pop(&self.ram, &mut waiting.chain) {
+                Ok(true) => {}
+                Ok(false) => return (number, Ok(())),
+                Err(error) => return (number, Err(error)),
+            }
+            let mut readable = Readable { bytes: [0; MAX_READABLE_BYTES], len: waiting.chain.readable_len() };
+            waiting.readable = waiting.chain.read_at(&self.ram, 0, &mut readable.bytes).map(|_| readable);
+        }
+        (most, Ok(()))
+    }
+
+    /// Asks for the table entry that a MAP or UNMAP will need. A hint: nothing is believed, nothing is kept.
+    #[inline]
+    fn hint(&self, waiting: &Waiting) {
+        if let Ok(readable) = &waiting.readable
+            && matches!(readable.bytes[0], request::kind::MAP | request::kind::UNMAP)
+            && let Some(head) = readable.bytes.first_chunk()
+        {
+            let unmap = request::Unmap::decode(head);
+            if let Some(Ok(table)) = self.cache.peek(&self.core, unmap.domain).map(Domain::table) {
+                table.prefetch(&self.participant.pin(), Iova(unmap.virt_start));
+            }
+        }
+    }
+
     /// Serves one chain and returns its used length.
     #[inline]
-    fn serve_chain(&mut self) -> u32 {
-        let mut readable = Readable { bytes: [0; MAX_READABLE_BYTES], len: self.chain.readable_len() };
+    fn serve_chain(&mut self, readable: Result<Readable, DmaError>) -> u32 {
+        let empty = Readable { bytes: [0; MAX_READABLE_BYTES], len: 0 };
         if let Some(fault) = self.chain.fault() {
             // What could be read helps whoever reads the log; whether it could be does not matter.
-            let _ = self.chain.read_at(&self.ram, 0, &mut readable.bytes);
-            return self.garbled(ChainErrorKind::Descriptors, &readable, &fault);
+            return self.garbled(ChainErrorKind::Descriptors, &readable.unwrap_or(empty), &fault);
         }
-        if let Err(error) = self.chain.read_at(&self.ram, 0, &mut readable.bytes) {
-            return self.garbled(ChainErrorKind::Descriptors, &readable, &error);
-        }
+        let readable = match readable {
+            Ok(readable) => readable,
+            Err(error) => return self.garbled(ChainErrorKind::Descriptors, &empty, &error),
+        };
         let writable = self.chain.writable_len();
         let decoded = match decode(&readable, writable, self.offer) {
             Ok(decoded) => decoded,

@@ -10,7 +10,7 @@ use super::{Attachment, EndpointState, UnattachedPolicy};
 use crate::{
     device::Core,
     dma::{Access, DmaError, DmaMemory},
-    domain::{Domain, View},
+    domain::{Domain, DomainTable, View},
     epoch::{Guard, Participant, TooManyParticipants},
     fault::FaultCause,
     iotlb::{Iotlb, IotlbCounters},
@@ -60,8 +60,9 @@ impl EndpointPort {
     }
 
     /// Starts a stretch of accesses: what they translate to stays valid until the view is dropped. Keep it short,
-    /// UNMAP waits for it; a view that is held for ever makes UNMAP fail.
-    #[inline]
+    /// UNMAP waits for it; a view that is held for ever makes UNMAP fail. With inline service, a thread that kicks the
+    /// request queue while it holds a view would wait for itself: drop the view first.
+    #[inline(always)]
     pub fn pin(&self) -> EndpointDma<'_> {
         let view = EndpointDma { guard: self.participant.pin(), port: self };
         if let Some(iotlb) = &self.iotlb {
@@ -96,7 +97,7 @@ impl EndpointDma<'_> {
     ///
     /// # Errors
     /// [`DmaError::Fault`] when the access is refused.
-    #[inline]
+    #[inline(always)]
     pub fn translate(&self, iova: u64, access: Access) -> Result<Translation, DmaError> {
         match &self.port.iotlb {
             None => self.walk(self.attachment(), iova, access),
@@ -191,12 +192,42 @@ fn one_to_one(iova: u64) -> Translation {
     Translation { gpa: virtio_iommu_spec::Gpa(iova), run_end: u64::MAX, perms: Perms::RW }
 }
 
-impl DmaMemory for EndpointDma<'_> {
-    #[inline]
-    fn slice(&self, addr: u64, len: u64, access: Access) -> Result<VolatileSlice<'_>, DmaError> {
-        let found = self.translate(addr, access)?;
+impl EndpointDma<'_> {
+    /// The start of `[addr, addr + len)`, whose first byte is at `gpa`, as far as `run_end`.
+    #[inline(always)]
+    fn reach(
+        &self,
+        addr: u64,
+        len: u64,
+        access: Access,
+        gpa: u64,
+        run_end: u64,
+    ) -> Result<VolatileSlice<'_>, DmaError> {
         // Bytes after the first that are translated alike, so that nothing here can overflow.
-        let more = (found.run_end - addr).min(len.max(1) - 1);
-        self.port.ram.slice(found.gpa.0, more + 1, access)
+        let more = (run_end - addr).min(len.max(1) - 1);
+        self.port.ram.slice(gpa, more + 1, access)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn slice_slowly(&self, addr: u64, len: u64, access: Access) -> Result<VolatileSlice<'_>, DmaError> {
+        let found = self.translate(addr, access)?;
+        self.reach(addr, len, access, found.gpa.0, found.run_end)
+    }
+}
+
+impl DmaMemory for EndpointDma<'_> {
+    #[inline(always)]
+    fn slice(&self, addr: u64, len: u64, access: Access) -> Result<VolatileSlice<'_>, DmaError> {
+        // The common case by itself, so that the translation stays in registers. Through memory, its parts are stored one
+        // by one and loaded together, which waits for all stores before, a whole copied buffer's, to leave the CPU.
+        if let Attachment::Domain(domain) = self.port.endpoint.attachment.load(&self.guard)
+            && let View::Mapped(DomainTable::Radix(table)) = &domain.view
+            && let Some(found) = table.translate(&self.guard, Iova(addr))
+            && found.perms.allows(access)
+        {
+            return self.reach(addr, len, access, found.gpa.0, found.run_end);
+        }
+        self.slice_slowly(addr, len, access)
     }
 }

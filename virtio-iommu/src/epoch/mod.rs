@@ -4,7 +4,7 @@
 //! it uses what it found. [`Participant::synchronize`] waits until every guard that was live when it was called is
 //! gone. Readers never wait; a reader that does not come back is reported ([`Stuck`]), not waited for for ever.
 //!
-//! The same wait frees memory: what was unlinked under a guard is handed to [`Guard::retire`] and dropped when no
+//! The same wait frees memory: what was unlinked under a guard is handed to [`Guard::retire`] and reclaimed when no
 //! participant can hold it any more.
 //!
 //! Orderings: a pin stores its epoch, then fences ([`Fences`]), then loads table entries. An unmapper stores table
@@ -15,4 +15,7 @@ mod fences;
 mod participant;
 
 pub use fences::Fences;
-pub use participant::{Epoch, Guard, Participant, Patience, Retired, Stuck, TooManyParticipants};
+pub use participant::{Epoch, Guard, Participant, Patience, Retire, Retired, Stuck, TooManyParticipants};
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests;

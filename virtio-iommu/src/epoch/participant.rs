@@ -18,8 +18,25 @@ const COLLECT_AT: usize = 64;
 /// What an unpinned slot holds; pinned ones hold `epoch << 1 | 1`.
 const QUIESCENT: u64 = 0;
 
-/// An unlinked object that is dropped after a grace period. Its `Drop` frees it.
-pub type Retired = Box<dyn Send>;
+/// An object that was unlinked and must outlive every guard that may have found it.
+pub trait Retire: Send {
+    /// Called once no guard can reach the object any more. Frees it, unless it has a better use.
+    fn reclaim(self: Box<Self>) {}
+}
+
+/// A retired object on its way.
+pub type Retired = Box<dyn Retire>;
+
+/// Reclaims all of a list, keeping its memory. The list is not borrowed while an object is reclaimed: that may run any
+/// code.
+fn reclaim(list: &RefCell<Vec<Retired>>) {
+    let mut all = list.take();
+    all.drain(..).for_each(Retire::reclaim);
+    let mut list = list.borrow_mut();
+    if list.is_empty() {
+        *list = all;
+    }
+}
 
 struct Slot {
     pin: AtomicU64,
@@ -31,10 +48,12 @@ struct Shared {
     /// Slots `0..used` have been claimed at some time.
     used: AtomicUsize,
     registered: AtomicUsize,
-    slots: Box<[CachePadded<Slot>]>,
+    slots: Box<[Arc<CachePadded<Slot>>]>,
     fences: Fences,
-    /// What participants that went away had retired.
+    /// What participants that went away had retired and could not free.
     orphans: Mutex<Vec<Retired>>,
+    /// Whether there are any.
+    orphaned: AtomicBool,
 }
 
 /// The participants of one device.
@@ -81,9 +100,10 @@ impl Epoch {
             epoch: CachePadded::new(AtomicU64::new(1)),
             used: AtomicUsize::new(0),
             registered: AtomicUsize::new(0),
-            slots: (0..MAX_PARTICIPANTS).map(|_| slot()).collect(),
+            slots: (0..MAX_PARTICIPANTS).map(|_| Arc::new(slot())).collect(),
             fences: fences.checked(),
             orphans: Mutex::new(Vec::new()),
+            orphaned: AtomicBool::new(false),
         }))
     }
 
@@ -111,11 +131,14 @@ impl Epoch {
         // Pairs with the fence in `wait`: either that sees us registered, or our first pin sees its removals.
         fence(Ordering::SeqCst);
         Ok(Participant {
+            slot: shared.slots[number].clone(),
+            fences: shared.fences,
             shared: shared.clone(),
             number,
             depth: Cell::new(0),
             retired: RefCell::new(Vec::new()),
-            sealed: RefCell::new((0, Vec::new())),
+            sealed: RefCell::new(Vec::new()),
+            sealed_at: Cell::new(0),
         })
     }
 }
@@ -123,11 +146,15 @@ impl Epoch {
 /// One thread's part in grace periods. It may move between threads but is used by one at a time.
 pub struct Participant {
     shared: Arc<Shared>,
+    /// Its slot and the kind of fences again, so that a pin does not look for them.
+    slot: Arc<CachePadded<Slot>>,
+    fences: Fences,
     number: usize,
     depth: Cell<u32>,
     retired: RefCell<Vec<Retired>>,
     /// What was retired before the epoch named became current.
-    sealed: RefCell<(u64, Vec<Retired>)>,
+    sealed: RefCell<Vec<Retired>>,
+    sealed_at: Cell<u64>,
 }
 
 impl Participant {
@@ -136,12 +163,8 @@ impl Participant {
         self.number
     }
 
-    fn slot(&self) -> &Slot {
-        &self.shared.slots[self.number]
-    }
-
     /// Pins the caller: nothing it finds from here on goes away until the guard is dropped. Guards nest.
-    #[inline]
+    #[inline(always)]
     pub fn pin(&self) -> Guard<'_> {
         let depth = self.depth.get();
         self.depth.set(depth + 1);
@@ -150,8 +173,8 @@ impl Participant {
             // before the epoch began.
             let epoch = self.shared.epoch.load(Ordering::Acquire);
             // Relaxed: ordered before the guard's loads by the fence, which pairs with `Fences::heavy` in `wait`.
-            self.slot().pin.store(epoch << 1 | 1, Ordering::Relaxed);
-            self.shared.fences.light();
+            self.slot.pin.store(epoch << 1 | 1, Ordering::Relaxed);
+            self.fences.light();
         }
         Guard { participant: self }
     }
@@ -171,13 +194,14 @@ impl Participant {
     /// When this participant is itself pinned, which would be waiting for oneself.
     pub fn synchronize(&self, patience: Patience) -> Result<(), Stuck> {
         assert!(!self.is_pinned(), "a participant that waits for a grace period must not hold a guard");
+        self.adopt();
         self.wait(|shared, target| {
             (0..shared.used.load(Ordering::Acquire))
                 .filter(|&number| number != self.number)
                 .try_for_each(|number| shared.wait_for(number, target, patience))
         })?;
-        self.retired.borrow_mut().clear();
-        self.sealed.borrow_mut().1.clear();
+        reclaim(&self.retired);
+        reclaim(&self.sealed);
         Ok(())
     }
 
@@ -194,21 +218,30 @@ impl Participant {
         wait(shared, target)
     }
 
+    /// Takes over what participants that went away have left: it was unlinked before this participant's next fence.
+    fn adopt(&self) {
+        if self.shared.orphaned.load(Ordering::Relaxed) {
+            let mut orphans = self.shared.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+            self.retired.borrow_mut().append(&mut orphans);
+            self.shared.orphaned.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Frees what can be freed without waiting. Called by [`Guard::retire`]'s owner when enough has piled up.
     fn collect(&self) {
         let shared = &*self.shared;
-        let mut sealed = self.sealed.borrow_mut();
-        if sealed.1.is_empty() {
-            sealed.1.append(&mut self.retired.borrow_mut());
+        if self.sealed.borrow().is_empty() {
+            self.adopt();
+            self.sealed.borrow_mut().append(&mut self.retired.borrow_mut());
             // Pairs with `Fences::light` in `pin`, once for the batch: a guard this scan or a later one does not
             // find in an older epoch has seen that the batch is unlinked.
             shared.fences.heavy();
-            sealed.0 = shared.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+            self.sealed_at.set(shared.epoch.fetch_add(1, Ordering::AcqRel) + 1);
         }
-        let target = sealed.0;
+        let target = self.sealed_at.get();
         let others = (0..shared.used.load(Ordering::Acquire)).filter(|&number| number != self.number);
         if others.into_iter().all(|number| shared.has_passed(number, target)) {
-            sealed.1.clear();
+            reclaim(&self.sealed);
         }
     }
 
@@ -219,7 +252,7 @@ impl Participant {
 
     /// Number of objects retired and not yet freed.
     pub fn pending(&self) -> usize {
-        self.retired.borrow().len() + self.sealed.borrow().1.len()
+        self.retired.borrow().len() + self.sealed.borrow().len()
     }
 }
 
@@ -255,14 +288,22 @@ impl Shared {
 
 impl Drop for Participant {
     fn drop(&mut self) {
+        // What was sealed before, then the rest.
+        for _ in 0..2 {
+            if self.pending() != 0 {
+                self.collect();
+            }
+        }
         let mut left = std::mem::take(self.retired.get_mut());
-        left.append(&mut self.sealed.get_mut().1);
+        left.append(self.sealed.get_mut());
         if !left.is_empty() {
             self.shared.orphans.lock().unwrap_or_else(PoisonError::into_inner).append(&mut left);
+            // Relaxed: the list itself is behind the lock; who misses the flag comes back.
+            self.shared.orphaned.store(true, Ordering::Relaxed);
         }
         self.shared.registered.fetch_sub(1, Ordering::AcqRel);
         // Release pairs with the claim in `register`.
-        self.slot().claimed.store(false, Ordering::Release);
+        self.slot.claimed.store(false, Ordering::Release);
     }
 }
 
@@ -278,7 +319,7 @@ impl Guard<'_> {
         Arc::ptr_eq(&self.participant.shared, &epoch.0)
     }
 
-    /// Hands over an object that has been unlinked from every shared place: it is dropped once no guard that could
+    /// Hands over an object that has been unlinked from every shared place: it is reclaimed once no guard that could
     /// have found it is live.
     pub fn retire(&self, object: Retired) {
         self.participant.retired.borrow_mut().push(object);
@@ -286,14 +327,14 @@ impl Guard<'_> {
 }
 
 impl Drop for Guard<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         let participant = self.participant;
         let depth = participant.depth.get() - 1;
         participant.depth.set(depth);
         if depth == 0 {
             // Release pairs with the Acquire in `has_passed`.
-            participant.slot().pin.store(QUIESCENT, Ordering::Release);
+            participant.slot.pin.store(QUIESCENT, Ordering::Release);
             if participant.retired.borrow().len() >= COLLECT_AT {
                 participant.collect();
             }

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     epoch::{Epoch, Fences, Guard, Participant, Patience},
     loom_model::model,
-    table::{MappingTable, RadixTable},
+    table::{Budget, MappingTable, RadixTable},
 };
 
 const PAGE: u64 = 4096;
@@ -31,7 +31,7 @@ struct World {
 
 impl World {
     fn new(epoch: &Epoch, me: &Participant) -> Arc<Self> {
-        let table = RadixTable::new(epoch, 12, 13, 1 << 20).unwrap();
+        let table = RadixTable::new(epoch, 12, 13, &Budget::new(1 << 20)).unwrap();
         for number in 0..2 {
             let mapping = Mapping { range: page(number), gpa: Gpa((10 + number) * PAGE), perms: Perms::RW };
             table.map(&me.pin(), &mapping).unwrap();

@@ -182,7 +182,8 @@ fn build_domain(
     }
     let regions = merged_regions(core, members, saved.bypass)
         .map_err(|why| RestoreError::Incompatible { domain: id, why })?;
-    let domain = Domain::new(&core.epoch, id, limits, saved.bypass, regions, core.invalidation_log());
+    let domain =
+        Domain::new(&core.epoch, &core.budget, id, limits, saved.bypass, regions, core.invalidation_log());
     let control = core.control();
     let guard = control.participant.pin();
     let allowed = core.map_flags(state.negotiated);
@@ -211,11 +212,7 @@ fn check_limits(
     let Some(input_range) = IovaRange::new(saved.input_range.0, saved.input_range.1) else {
         return Err(refuse);
     };
-    let limits = DomainLimits {
-        granule_shift: saved.granule_shift,
-        input_range,
-        max_table_bytes: core.options.max_table_bytes,
-    };
+    let limits = DomainLimits { granule_shift: saved.granule_shift, input_range };
     let whole = limits.granule_shift < u64::BITS && input_range.is_aligned(limits.granule_shift);
     let device = &core.options;
     let fits = whole

@@ -7,7 +7,7 @@ use std::{
 
 use virtio_iommu_spec::{Gpa, Iova, IovaRange};
 
-use super::{MapError, Mapping, MappingTable, Perms, Removed, Translation, UnmapError};
+use super::{Budget, MapError, Mapping, MappingTable, Perms, Removed, Translation, UnmapError};
 use crate::epoch::Guard;
 
 #[derive(Clone, Copy, Debug)]
@@ -22,17 +22,21 @@ const BYTES_PER_MAPPING: u64 = 64;
 
 /// `RwLock<BTreeMap>` keyed by the first address, as Cloud Hypervisor's table is, but with an UNMAP that visits only
 /// what it removes. Serves granules under 4 KiB, where the radix table does not fit.
-#[derive(Debug)]
 pub struct LockedTable {
     map: RwLock<BTreeMap<u64, Entry>>,
-    max_mappings: usize,
+    budget: Budget,
 }
 
 impl LockedTable {
-    /// An empty table that refuses to hold more than `max_bytes` of memory.
-    pub fn new(max_bytes: u64) -> Self {
-        let max_mappings = usize::try_from(max_bytes / BYTES_PER_MAPPING).unwrap_or(usize::MAX);
-        Self { map: RwLock::new(BTreeMap::new()), max_mappings }
+    /// An empty table that takes its memory from `budget`.
+    pub fn new(budget: &Budget) -> Self {
+        Self { map: RwLock::new(BTreeMap::new()), budget: budget.clone() }
+    }
+}
+
+impl Drop for LockedTable {
+    fn drop(&mut self) {
+        self.budget.give(self.table_bytes());
     }
 }
 
@@ -49,7 +53,7 @@ impl MappingTable for LockedTable {
         if at_or_before(&map, range.end()).is_some_and(|(_, entry)| entry.end >= range.start()) {
             return Err(MapError::Overlap { range });
         }
-        if map.len() >= self.max_mappings {
+        if !self.budget.take(BYTES_PER_MAPPING) {
             return Err(MapError::OutOfMemory);
         }
         map.insert(range.start(), Entry { end: range.end(), gpa: mapping.gpa.0, perms: mapping.perms });
@@ -73,6 +77,7 @@ impl MappingTable for LockedTable {
             removed.mappings += 1;
             removed.bytes = removed.bytes.saturating_add((entry.end - start).saturating_add(1));
         }
+        self.budget.give(removed.mappings * BYTES_PER_MAPPING);
         Ok(removed)
     }
 

@@ -10,9 +10,11 @@ use virtio_iommu_spec::{Gpa, Iova, IovaRange, request};
 
 use crate::{dma::Access, epoch::Guard};
 
+mod budget;
 mod locked;
 mod radix;
 
+pub use budget::Budget;
 pub use locked::LockedTable;
 pub use radix::{BadGranule, MAX_GRANULE_SHIFT, MIN_GRANULE_SHIFT, RadixTable};
 
@@ -44,9 +46,9 @@ impl Perms {
     /// As flags of a MAP request.
     #[inline]
     pub const fn to_flags(self) -> u32 {
-        (self.read as u32) * request::MAP_F_READ
-            | (self.write as u32) * request::MAP_F_WRITE
-            | (self.mmio as u32) * request::MAP_F_MMIO
+        ((self.read as u32) * request::MAP_F_READ)
+            | ((self.write as u32) * request::MAP_F_WRITE)
+            | ((self.mmio as u32) * request::MAP_F_MMIO)
     }
 
     /// Whether `access` is allowed.
@@ -149,6 +151,11 @@ pub trait MappingTable: Send + Sync {
     fn run_at(&self, guard: &Guard<'_>, iova: Iova) -> Option<Mapping> {
         let Translation { gpa, run_end, perms } = self.translate(guard, iova)?;
         Some(Mapping { range: IovaRange::new(iova.0, run_end)?, gpa, perms })
+    }
+
+    /// Asks the CPU for the entry that a MAP or UNMAP of this address will need soon. A hint without effect.
+    fn prefetch(&self, guard: &Guard<'_>, iova: Iova) {
+        let _ = (guard, iova);
     }
 
     /// Calls `f` with each mapping, in ascending order. Mappings that come or go meanwhile may be missed.

@@ -69,9 +69,34 @@ fn table_memory() {
     assert_eq!(status, Status::NoMem);
     assert!(made > 0 && rig.device.table_bytes() <= 64 << 10);
     assert!(dma_write(&rig.port(8), 0, b"x"), "what is there stays");
-    works(&mut rig);
+    assert_eq!(rig.unmap(1, 0, 0xfff), Status::Ok);
+    assert_eq!(
+        rig.map(1, made << 30, (made << 30) + 0xfff, 0),
+        Status::Ok,
+        "what one gave back another takes"
+    );
     assert_eq!(rig.unmap(1, 0, u64::MAX), Status::Ok);
+    works(&mut rig);
     assert_eq!(rig.detach(1, 8), Status::Ok);
+    works(&mut rig);
+}
+
+#[test]
+fn table_memory_is_shared_by_all_domains() {
+    let cap = 64 << 10;
+    let mut rig = Rig::new(DeviceOptions { max_table_bytes: cap, ..options() });
+    assert_eq!((rig.attach(1, 8), rig.attach(2, 9)), (Status::Ok, Status::Ok));
+    let fill = |rig: &mut Rig, domain| {
+        (0..4096u64).take_while(|n| rig.map(domain, n << 30, (n << 30) + 0xfff, 0) == Status::Ok).count()
+    };
+    let first = fill(&mut rig, 1);
+    assert!(first > 1);
+    assert_eq!(fill(&mut rig, 2), 0, "one domain's tables leave nothing for the other");
+    assert!(rig.device.table_bytes() <= cap);
+    assert_eq!(rig.detach(1, 8), Status::Ok);
+    assert!(fill(&mut rig, 2) >= first, "DETACH gives back what the domain had");
+    assert_eq!(rig.detach(2, 9), Status::Ok);
+    assert_eq!(rig.device.table_bytes(), 0, "back to the start");
     works(&mut rig);
 }
 

@@ -26,13 +26,16 @@ const VALUES: [u64; 12] = [
     u64::MAX,
 ];
 
-/// (offset, bytes) of the fields of each request, reserved ones included.
-const FIELDS: [(u8, usize, &[(usize, usize)]); 5] = [
-    (1, 20, &[(1, 1), (4, 4), (8, 4), (12, 4), (16, 4)]),
-    (2, 20, &[(1, 1), (4, 4), (8, 4), (12, 8)]),
-    (3, 36, &[(1, 1), (4, 4), (8, 8), (16, 8), (24, 8), (32, 4)]),
-    (4, 28, &[(1, 1), (4, 4), (8, 8), (16, 8), (24, 4)]),
-    (5, 72, &[(1, 1), (4, 4), (8, 8), (64, 8)]),
+/// (offset, bytes) of a field.
+type Field = (usize, usize);
+
+/// The fields of each request type, reserved ones included.
+const FIELDS: [(u8, &[Field]); 5] = [
+    (1, &[(1, 1), (4, 4), (8, 4), (12, 4), (16, 4)]),
+    (2, &[(1, 1), (4, 4), (8, 4), (12, 8)]),
+    (3, &[(1, 1), (4, 4), (8, 8), (16, 8), (24, 8), (32, 4)]),
+    (4, &[(1, 1), (4, 4), (8, 8), (16, 8), (24, 4)]),
+    (5, &[(1, 1), (4, 4), (8, 8), (64, 8)]),
 ];
 
 fn base(kind: u8) -> Vec<u8> {
@@ -63,7 +66,7 @@ fn sweep(options: DeviceOptions) {
     };
     let attach = wire::Attach { domain: 1, endpoint: 8, flags: 0, reserved: [0; 4] }.encode();
     let clear = wire::Unmap { domain: 1, virt_start: 0, virt_end: u64::MAX, reserved: [0; 4] }.encode();
-    for (kind, _, fields) in FIELDS {
+    for (kind, fields) in FIELDS {
         let writable = if kind == 5 { 516 } else { 4 };
         for &(at, len) in fields {
             for &(other_at, other_len) in fields {

@@ -212,3 +212,17 @@ fn caps_hold_for_restored_states() {
         assert!(matches!(device.restore(&state, rig.irq.clone()), Err(RestoreError::Cap { .. })));
     }
 }
+
+/// Version 1 of the format, byte for byte: what is saved today can be restored tomorrow. The file is also where the
+/// fuzzer of the state starts.
+#[test]
+fn version_1_is_pinned() {
+    let mut rig = Rig::default();
+    assert_eq!((rig.attach(1, 8), rig.attach_flags(2, 9, ATTACH_F_BYPASS)), (Status::Ok, Status::Ok));
+    assert_eq!(rig.map(1, 0x1000, 0x2fff, 0x5000), Status::Ok);
+    let bytes = encode(&saved(&rig)).unwrap();
+    let (head, body) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1);
+    let golden = include_bytes!("../../../fuzz/corpus/state/golden");
+    assert_eq!(String::from_utf8_lossy(body), String::from_utf8_lossy(golden));
+    assert!(head.starts_with(b"virtio-iommu/state/1 "));
+}

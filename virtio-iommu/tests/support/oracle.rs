@@ -155,7 +155,7 @@ impl Oracle {
         let (granule, input, msi, max) = (self.granule, self.input, self.msi, self.max_mappings);
         let mappings: usize = self.domains.values().map(|domain| domain.mappings.len()).sum();
         let domain = self.mapped_domain(u32_at(b, 4))?;
-        let unaligned = |addr: u128| addr % granule != 0;
+        let unaligned = |addr: u128| !addr.is_multiple_of(granule);
         if end < start || unaligned(start.into()) || unaligned(u128::from(end) + 1) || unaligned(phys.into())
         {
             return Err(Status::Range);

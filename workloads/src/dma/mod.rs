@@ -25,6 +25,8 @@ mod flush;
 mod mode;
 mod pgsize;
 mod sample;
+#[cfg(test)]
+mod tests;
 
 pub use counts::Counts;
 pub use mode::{Mode, UnknownMode};
@@ -36,7 +38,7 @@ use crate::{
     pages::PAGE_BYTES,
 };
 use flush::FlushQueue;
-use sample::Sampler;
+pub(crate) use sample::Sampler;
 
 /// Where Linux puts its software MSI window when the device reports no MSI region.
 const SOFTWARE_MSI: (u64, u64) = (0x0800_0000, 0x080f_ffff);
@@ -118,12 +120,14 @@ pub struct DmaSettings {
     pub flush_entries: u32,
     /// Lazy: longest time an unmap is held back, in nanoseconds.
     pub flush_ns: u64,
+    /// Which of the IOMMU's domains, counted from the first: devices in different domains share no address.
+    pub domain: u32,
 }
 
 impl DmaSettings {
     /// Linux's values for lazy mode: 256 entries, 10 ms.
     pub const fn new(mode: Mode) -> Self {
-        Self { mode, flush_entries: 256, flush_ns: 10_000_000 }
+        Self { mode, flush_entries: 256, flush_ns: 10_000_000, domain: 0 }
     }
 }
 
@@ -237,6 +241,11 @@ impl Dma {
         Ok(())
     }
 
+    /// What the DMA API itself counted, where several devices share the IOMMU's driver.
+    pub fn own_counts(&self) -> Counts {
+        self.counts
+    }
+
     /// What was counted, by the DMA API and by the IOMMU's driver below it, which must serve this device only.
     pub fn counts(&self) -> Counts {
         let below = self.iommu().map(|iommu| iommu.counts()).unwrap_or_default();
@@ -258,6 +267,14 @@ impl Dma {
         let taken = domain.iommu.take_faults(|fault| tracing::warn!(?fault, "IOMMU fault"))?;
         self.counts.faults_reported += taken;
         Ok(taken)
+    }
+
+    /// Flushes what is held back (lazy), whether or not it is time.
+    ///
+    /// # Errors
+    /// When the IOMMU refuses an unmap.
+    pub fn flush(&mut self) -> Result<(), DmaError> {
+        self.domain.as_mut().map_or(Ok(()), |domain| domain.flush(&mut self.counts))
     }
 
     /// Flushes what is held back and detaches the device; returns the final counts. Whoever has mappings unmaps them
@@ -282,7 +299,7 @@ impl Domain {
         iommu: Arc<IommuDriver>,
         endpoint: EndpointId,
     ) -> Result<Self, DmaError> {
-        let id = DomainId(iommu.config().domain_start);
+        let id = DomainId(iommu.config().domain_start.saturating_add(settings.domain));
         let translated = settings.mode.translates();
         let reserved = iommu.reserved_regions(endpoint)?;
         iommu.attach(endpoint, id, !translated)?;

@@ -1,4 +1,4 @@
-//! netperf-shaped DMA traffic: TCP_STREAM and TCP_RR without a TCP stack.
+//! netperf-shaped DMA traffic: TCP_STREAM, TCP_MAERTS, TCP_RR, UDP_STREAM and UDP_RR without a network stack.
 //!
 //! Packets have the sizes, rate and direction that netperf over TCP gives them, payloads are real and verified, but
 //! there is no TCP: no retransmission, no congestion control, no socket buffers. Figures per packet therefore contain
@@ -18,6 +18,8 @@ use thiserror::Error;
 use virtio_iommu_spec::EndpointId;
 use vm_memory::GuestMemoryMmap;
 
+mod datagrams;
+mod maerts;
 mod rr;
 mod stream;
 
@@ -33,6 +35,8 @@ use crate::{
     scenario::{CaseSpec, Params, Test, largest_payload},
     wait::{Pause, Wait},
 };
+use datagrams::Datagrams;
+use maerts::Maerts;
 use rr::RoundTrips;
 use stream::Stream;
 
@@ -83,6 +87,9 @@ pub enum NetperfError {
     /// The IOMMU reported faults, and yet everything arrived.
     #[error("the IOMMU reported {0} faults")]
     Faults(u64),
+    /// It is none of netperf's tests.
+    #[error("{0} is no test of netperf's")]
+    NoTest(Test),
     /// An earlier slice failed; the state of the devices is unknown.
     #[error("the case failed in an earlier slice")]
     Broken,
@@ -116,7 +123,8 @@ pub enum Stop {
         /// The time.
         at_ns: u64,
     },
-    /// After exactly so many packets transmitted (TCP_STREAM), or transactions (TCP_RR).
+    /// After exactly so many packets transmitted (TCP_STREAM, UDP_STREAM) or received (TCP_MAERTS), or transactions
+    /// (TCP_RR, UDP_RR).
     Packets(u64),
 }
 
@@ -158,6 +166,8 @@ struct World {
 
 enum Traffic {
     Stream(Stream),
+    Maerts(Maerts),
+    Datagrams(Datagrams),
     RoundTrips(RoundTrips),
 }
 
@@ -184,6 +194,7 @@ impl Netperf {
             mode: case.mode,
             flush_entries: params.flush_entries,
             flush_ns: u64::from(params.flush_ms) * 1_000_000,
+            domain: 0,
         };
         let dma = Dma::new(settings, iommu, Arc::clone(&guest.clock), Arc::clone(&guest.recorder))?;
         let longest = largest_payload(case.test, params);
@@ -191,7 +202,16 @@ impl Netperf {
         let net = NetDriver::probe(guest.net_bus, &pages, dma, &settings)?;
         let traffic = match case.test {
             Test::TcpStream => Traffic::Stream(Stream::new(params)),
-            Test::TcpRr => Traffic::RoundTrips(RoundTrips::new(params, longest)),
+            Test::TcpMaerts => Traffic::Maerts(Maerts::new(params)),
+            Test::UdpStream => Traffic::Datagrams(Datagrams::new(params)),
+            Test::TcpRr | Test::UdpRr => Traffic::RoundTrips(RoundTrips::new(params, longest)),
+            Test::DmaThroughput
+            | Test::IotlbChurn
+            | Test::MapStorm
+            | Test::FioRandread
+            | Test::FioRandwrite => {
+                return Err(NetperfError::NoTest(case.test));
+            }
         };
         let baseline = net.counts();
         let world = World {
@@ -223,6 +243,8 @@ impl Netperf {
         let start_ns = self.world.clock.now_ns();
         let cancelled = match &mut self.traffic {
             Traffic::Stream(stream) => drive(&mut self.world, stream, stop, cancel)?,
+            Traffic::Maerts(maerts) => drive(&mut self.world, maerts, stop, cancel)?,
+            Traffic::Datagrams(datagrams) => drive(&mut self.world, datagrams, stop, cancel)?,
             Traffic::RoundTrips(round_trips) => drive(&mut self.world, round_trips, stop, cancel)?,
         };
         let elapsed_ns = self.world.clock.now_ns().saturating_sub(start_ns);

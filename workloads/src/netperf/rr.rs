@@ -1,4 +1,4 @@
-//! TCP_RR: one request outstanding per flow, answered by as many bytes.
+//! TCP_RR and UDP_RR: one request outstanding per flow, answered by as many bytes.
 
 use super::{Load, NetperfError, Progress, World, unexpected};
 use crate::{

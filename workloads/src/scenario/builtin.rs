@@ -18,8 +18,19 @@ macro_rules! built_in {
 }
 
 /// All of them, in the order they are listed.
-pub const BUILT_IN: [BuiltIn; 4] =
-    built_in!["netperf-strict", "netperf-lazy", "netperf-identity", "netperf-matrix"];
+pub const BUILT_IN: [BuiltIn; 11] = built_in![
+    "netperf-strict",
+    "netperf-lazy",
+    "netperf-identity",
+    "netperf-matrix",
+    "dma-throughput",
+    "map-storm",
+    "iotlb-churn",
+    "fio-randread-4k",
+    "fio-randread-64k",
+    "fio-randwrite-4k",
+    "fio-randwrite-64k",
+];
 
 pub(super) fn unknown(name: &str) -> ScenarioError {
     let names = BUILT_IN.map(|scenario| scenario.name);

@@ -185,6 +185,44 @@ pub enum Conflict {
         /// Bytes below the ACK ratio, in bytes.
         slack: u32,
     },
+    /// The test does not know that order.
+    #[error("pattern must be {accepted} for this test")]
+    Pattern {
+        /// What it takes.
+        accepted: &'static str,
+    },
+    /// Nothing is mapped in this mode, so that there is nothing to measure.
+    #[error("mode {mode} maps nothing, so that this test has nothing to do")]
+    Mode {
+        /// The mode.
+        mode: crate::dma::Mode,
+    },
+    /// More in flight than the ring holds.
+    #[error("queue_depth ({depth}) times {pieces} descriptors is more than ring_size ({ring_size})")]
+    Depth {
+        /// Transfers in flight.
+        depth: u16,
+        /// Descriptors of each.
+        pieces: u32,
+        /// Descriptors of the ring.
+        ring_size: u16,
+    },
+    /// No whole block fits the disk several times over.
+    #[error("a disk of {blocks} blocks is too small for queue_depth ({depth})")]
+    Disk {
+        /// Blocks of the disk.
+        blocks: u32,
+        /// Requests in flight.
+        depth: u16,
+    },
+    /// No datagram is that long.
+    #[error("message_bytes ({message}) is more than a UDP datagram carries ({longest})")]
+    Datagram {
+        /// Bytes of one send.
+        message: u32,
+        /// Longest payload of a datagram, in bytes.
+        longest: u32,
+    },
     /// The buffers do not fit into the guest.
     #[error("guest_memory_mib ({mib}) is too small for {bytes} bytes of buffers and rings")]
     Memory {

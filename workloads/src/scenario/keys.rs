@@ -63,13 +63,27 @@ const fn key(name: &'static str, accepts: Accepts, default: &'static str, meanin
 }
 
 /// Every parameter, by name.
-pub const KEYS: [Key; 17] = [
+pub const KEYS: [Key; 30] = [
     key(
         "ack_every",
         Accepts::Int(1, 64),
         "2",
-        "segments the peer receives before it sends one ACK (TCP_STREAM)",
+        "segments received before one ACK is sent (TCP_STREAM, TCP_MAERTS)",
     ),
+    key(
+        "block_bytes",
+        Accepts::Multiple(512, 1 << 20, 512),
+        "4096",
+        "bytes of one request to the disk (FIO_RANDREAD, FIO_RANDWRITE)",
+    ),
+    key("disk_mib", Accepts::Int(1, 4096), "64", "size of the disk in MiB"),
+    key(
+        "dma_direction",
+        Accepts::Word(&["read", "write"]),
+        "read",
+        "what the DMA engine does with guest memory (DMA_THROUGHPUT, IOTLB_CHURN)",
+    ),
+    key("engines", Accepts::Int(1, 16), "1", "DMA engines, each an endpoint with a guest CPU of its own"),
     key("flows", Accepts::Int(1, 1024), "1", "connections, all driven by one guest CPU"),
     key("flush_entries", Accepts::Int(1, 65536), "256", "lazy mode: unmaps held back before a flush"),
     key(
@@ -92,13 +106,39 @@ pub const KEYS: [Key; 17] = [
         "descriptors of the IOMMU's request queue, 2 a request",
     ),
     key(
+        "live_mappings",
+        Accepts::Int(1, 1 << 20),
+        "64",
+        "MAP_STORM: mappings each thread keeps before it unmaps",
+    ),
+    key("map_bytes", Accepts::Multiple(4096, 1 << 30, 4096), "4096", "MAP_STORM: bytes of a mapping"),
+    key(
         "message_bytes",
         Accepts::Int(1, 1 << 20),
         "16384",
-        "bytes of one send (TCP_STREAM), or of request and of response (TCP_RR)",
+        "bytes of one send (TCP_STREAM, UDP_STREAM), or of request and of response (TCP_RR, UDP_RR)",
     ),
     key("mtu", Accepts::Int(576, 9216), "1500", "bytes of an IP packet; a segment's payload is 52 less"),
-    key("ring_size", Accepts::PowerOfTwo(4, 32768), "256", "descriptors of each of the NIC's rings"),
+    key(
+        "neighbour",
+        Accepts::Word(&["none", "storm"]),
+        "none",
+        "a noisy neighbour: another guest CPU that maps and unmaps in a domain of its own",
+    ),
+    key(
+        "pattern",
+        Accepts::Word(&["sequential", "random", "ring", "fragmented"]),
+        "sequential",
+        "order of accesses (sequential, random), or of mappings (MAP_STORM)",
+    ),
+    key("queue_depth", Accepts::Int(1, 1024), "32", "transfers or requests to the disk in flight"),
+    key(
+        "remap_every",
+        Accepts::Int(0, 1 << 20),
+        "0",
+        "DMA engine: transfers after which the buffer just used is unmapped and mapped anew; 0 never",
+    ),
+    key("ring_size", Accepts::PowerOfTwo(4, 32768), "256", "descriptors of each ring of the endpoint"),
     key("rx_buffer_bytes", Accepts::Multiple(2048, 65536, 2048), "4096", "bytes of a receive buffer"),
     key("rx_buffers", Accepts::Int(1, 32768), "256", "receive buffers posted"),
     key(
@@ -113,13 +153,21 @@ pub const KEYS: [Key; 17] = [
         "auto",
         "where devices work: on the kicking thread, on a sleeping thread, on a polling thread",
     ),
+    key("threads", Accepts::Int(1, 64), "1", "MAP_STORM: guest CPUs that map and unmap in one domain"),
+    key("transfer_bytes", Accepts::Int(64, 1 << 20), "65536", "bytes of one transfer of the DMA engine"),
     key("tso_bytes", Accepts::Int(512, 65536), "65536", "most payload handed to the NIC at once, in bytes"),
     key("tx_batch", Accepts::Int(1, 256), "1", "packets queued before one kick"),
     key(
         "window_bytes",
         Accepts::Int(2048, 1 << 26),
         "262144",
-        "bytes of a flow that may be unacknowledged (TCP_STREAM)",
+        "bytes of a flow that may be unacknowledged (TCP_STREAM, TCP_MAERTS)",
+    ),
+    key(
+        "working_set_pages",
+        Accepts::Int(1, 1 << 20),
+        "256",
+        "pages of the buffers that each DMA engine accesses",
     ),
 ];
 

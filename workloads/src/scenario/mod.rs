@@ -20,7 +20,7 @@ pub(crate) use check::largest_payload;
 pub use error::{Conflict, Nearest, Place, ScenarioError};
 pub use expand::{CaseSpec, MAX_CASES, MAX_ID_BYTES};
 pub use keys::{Accepts, KEYS, Key};
-pub use params::{PPM, Params, Service};
+pub use params::{DmaDirection, PPM, Params, Pattern, Service};
 pub use read::{MAX_FILE_BYTES, parse_duration};
 pub use value::Value;
 
@@ -31,19 +31,69 @@ use crate::dma::Mode;
 pub enum Test {
     /// The guest transmits as fast as the window opens.
     TcpStream,
+    /// The peer transmits as fast as the window opens; the guest receives and acknowledges.
+    TcpMaerts,
     /// One request outstanding per flow, a response of the same size.
     TcpRr,
+    /// The guest transmits datagrams as fast as the ring takes them; nothing answers.
+    UdpStream,
+    /// As TCP_RR, by datagrams: no segmentation offload.
+    UdpRr,
+    /// DMA engines copy between guest buffers and the host.
+    DmaThroughput,
+    /// A DMA engine accesses a working set of pages, some of which are mapped anew all the time.
+    IotlbChurn,
+    /// Processors map and unmap; nothing is accessed.
+    MapStorm,
+    /// Random reads of a disk.
+    FioRandread,
+    /// Random writes of a disk.
+    FioRandwrite,
 }
 
 impl Test {
     /// All tests.
-    pub const ALL: [Self; 2] = [Self::TcpStream, Self::TcpRr];
+    pub const ALL: [Self; 10] = [
+        Self::TcpStream,
+        Self::TcpMaerts,
+        Self::TcpRr,
+        Self::UdpStream,
+        Self::UdpRr,
+        Self::DmaThroughput,
+        Self::IotlbChurn,
+        Self::MapStorm,
+        Self::FioRandread,
+        Self::FioRandwrite,
+    ];
 
-    /// Its name, as netperf has it.
+    /// Its name, in netperf's style.
     pub const fn name(self) -> &'static str {
         match self {
             Self::TcpStream => "TCP_STREAM",
+            Self::TcpMaerts => "TCP_MAERTS",
             Self::TcpRr => "TCP_RR",
+            Self::UdpStream => "UDP_STREAM",
+            Self::UdpRr => "UDP_RR",
+            Self::DmaThroughput => "DMA_THROUGHPUT",
+            Self::IotlbChurn => "IOTLB_CHURN",
+            Self::MapStorm => "MAP_STORM",
+            Self::FioRandread => "FIO_RANDREAD",
+            Self::FioRandwrite => "FIO_RANDWRITE",
+        }
+    }
+
+    /// Whether it is measured by transactions; the others are by throughput.
+    pub const fn transacts(self) -> bool {
+        matches!(self, Self::TcpRr | Self::UdpRr | Self::IotlbChurn | Self::MapStorm)
+    }
+
+    /// What the machine must have for it.
+    pub const fn device(self) -> Device {
+        match self {
+            Self::TcpStream | Self::TcpMaerts | Self::TcpRr | Self::UdpStream | Self::UdpRr => Device::Nic,
+            Self::DmaThroughput | Self::IotlbChurn => Device::Engine,
+            Self::MapStorm => Device::None,
+            Self::FioRandread | Self::FioRandwrite => Device::Disk,
         }
     }
 }
@@ -52,6 +102,19 @@ impl fmt::Display for Test {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
+}
+
+/// Kinds of device behind the IOMMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// A network card.
+    Nic,
+    /// DMA engines, as many as [`Params::engines`].
+    Engine,
+    /// A disk of [`Params::disk_mib`].
+    Disk,
+    /// An endpoint that does nothing.
+    None,
 }
 
 /// Where a scenario runs.

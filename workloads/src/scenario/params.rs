@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::pages::PAGE_BYTES;
+
 use super::{
     keys::{Accepts, KEYS},
     value::{Value, parse_int},
@@ -25,28 +27,64 @@ pub enum Service {
     Poll,
 }
 
+/// In which order things are accessed or mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pattern {
+    /// One after the other, round and round; of mappings, at ever higher addresses.
+    Sequential,
+    /// Drawn anew each time.
+    Random,
+    /// Mappings only: the same addresses, first in, first out.
+    Ring,
+    /// Mappings only: each alone in its 2 MiB, so that it costs the most table.
+    Fragmented,
+}
+
+/// What a DMA engine does with guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DmaDirection {
+    /// Reads it.
+    Read,
+    /// Writes it.
+    Write,
+}
+
 /// The parameters of one case; [`KEYS`] says what they mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the rows of KEYS, where they are documented")]
 pub struct Params {
     pub ack_every: u16,
+    pub block_bytes: u32,
+    pub disk_mib: u32,
+    pub dma_direction: DmaDirection,
+    pub engines: u16,
     pub flows: u16,
     pub flush_entries: u32,
     pub flush_ms: u32,
     pub frag_bytes: u32,
     pub guest_memory_mib: u32,
     pub iommu_ring_size: u16,
+    pub live_mappings: u32,
+    pub map_bytes: u32,
     pub message_bytes: u32,
     pub mtu: u16,
+    /// `neighbour` is `storm`.
+    pub noisy_neighbour: bool,
+    pub pattern: Pattern,
+    pub queue_depth: u16,
+    pub remap_every: u32,
     pub ring_size: u16,
     pub rx_buffer_bytes: u32,
     pub rx_buffers: u16,
     /// `rx_recycle` in millionths.
     pub rx_recycle_ppm: u32,
     pub service: Service,
+    pub threads: u16,
+    pub transfer_bytes: u32,
     pub tso_bytes: u32,
     pub tx_batch: u16,
     pub window_bytes: u32,
+    pub working_set_pages: u32,
 }
 
 impl Default for Params {
@@ -67,6 +105,29 @@ impl Params {
         if self.tso_bytes < mss { self.tso_bytes } else { self.tso_bytes / mss * mss }
     }
 
+    /// DMA engine: buffers of its working set, at least one, and bytes of each: a transfer rounded up to pages.
+    pub fn working_set(&self) -> (u32, u32) {
+        let buffer = self.transfer_bytes.next_multiple_of(PAGE_BYTES as u32);
+        ((self.working_set_pages / (buffer / PAGE_BYTES as u32)).max(1), buffer)
+    }
+
+    /// Disk: blocks of `block_bytes` that it has.
+    pub fn blocks(&self) -> u32 {
+        // At most 4 GiB over at least 512 bytes.
+        ((u64::from(self.disk_mib) << 20) / u64::from(self.block_bytes)) as u32
+    }
+
+    /// TCP_MAERTS: packets of a flow that may be on their way, at least one.
+    pub fn window_packets(&self) -> u64 {
+        u64::from(self.window_bytes / self.segment_bytes()).clamp(1, u64::from(u16::MAX))
+    }
+
+    /// TCP_MAERTS: packets received before one ACK is sent.
+    pub fn packets_per_ack(&self) -> u32 {
+        let segments = self.segment_bytes().div_ceil(u32::from(self.mss()));
+        u32::from(self.ack_every).div_ceil(segments)
+    }
+
     /// The parameters with `values` in place of defaults. Values must have passed their key's [`Accepts`]; one that
     /// has not is ignored.
     pub(super) fn from_map(values: &BTreeMap<&'static str, Value>) -> Self {
@@ -80,29 +141,55 @@ impl Params {
             Some(Value::Float(value)) => *value,
             _ => 0.0,
         };
-        let service = match values.get("service") {
-            Some(Value::Text(word)) => service(word),
-            _ => Service::Auto,
+        let word = |name| match values.get(name) {
+            Some(Value::Text(word)) => word.as_str(),
+            _ => "",
         };
         Self {
             ack_every: small("ack_every"),
+            block_bytes: wide("block_bytes"),
+            disk_mib: wide("disk_mib"),
+            dma_direction: if word("dma_direction") == "write" {
+                DmaDirection::Write
+            } else {
+                DmaDirection::Read
+            },
+            engines: small("engines"),
             flows: small("flows"),
             flush_entries: wide("flush_entries"),
             flush_ms: wide("flush_ms"),
             frag_bytes: wide("frag_bytes"),
             guest_memory_mib: wide("guest_memory_mib"),
             iommu_ring_size: small("iommu_ring_size"),
+            live_mappings: wide("live_mappings"),
+            map_bytes: wide("map_bytes"),
             message_bytes: wide("message_bytes"),
             mtu: small("mtu"),
+            noisy_neighbour: word("neighbour") == "storm",
+            pattern: pattern(word("pattern")),
+            queue_depth: small("queue_depth"),
+            remap_every: wide("remap_every"),
             ring_size: small("ring_size"),
             rx_buffer_bytes: wide("rx_buffer_bytes"),
             rx_buffers: small("rx_buffers"),
             rx_recycle_ppm: (fraction * f64::from(PPM)).round() as u32,
-            service,
+            service: service(word("service")),
+            threads: small("threads"),
+            transfer_bytes: wide("transfer_bytes"),
             tso_bytes: wide("tso_bytes"),
             tx_batch: small("tx_batch"),
             window_bytes: wide("window_bytes"),
+            working_set_pages: wide("working_set_pages"),
         }
+    }
+}
+
+fn pattern(word: &str) -> Pattern {
+    match word {
+        "random" => Pattern::Random,
+        "ring" => Pattern::Ring,
+        "fragmented" => Pattern::Fragmented,
+        _ => Pattern::Sequential,
     }
 }
 

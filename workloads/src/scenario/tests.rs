@@ -25,7 +25,7 @@ fn built_in_scenarios_expand_under_their_own_names_to_distinct_cases() {
         assert_eq!(ids.len(), cases.len());
         assert!(ids.iter().all(|id| id.len() <= MAX_ID_BYTES));
     }
-    assert_eq!(Scenario::find("netperf-matrix").unwrap().expand().unwrap().len(), 2 * 6 * 4);
+    assert_eq!(Scenario::find("netperf-matrix").unwrap().expand().unwrap().len(), (4 * 6 + 1) * 4);
 }
 
 #[test]
@@ -197,5 +197,15 @@ proptest! {
         if let Ok(scenario) = Scenario::parse("fuzz", &text) {
             let _ = scenario.expand();
         }
+    }
+}
+
+/// The table of docs/scenarios.md, which is kept by hand.
+#[test]
+fn every_parameter_is_documented_as_it_is() {
+    let documentation = include_str!("../../../docs/scenarios.md");
+    for key in &KEYS {
+        let row = format!("| `{}` | {} | {} | {} |", key.name, key.accepts, key.default, key.meaning);
+        assert!(documentation.contains(&row), "docs/scenarios.md lacks the row:\n{row}");
     }
 }

@@ -210,7 +210,7 @@ use shuttle::{
 fn history(seed: u64, threads: usize, ops: usize) -> Vec<Vec<Event>> {
     let epoch = Epoch::new(Fences::Symmetric);
     let bits = if cfg!(shuttle) { 15 } else { 48 };
-    let table = std::sync::Arc::new(RadixTable::new(&epoch, 12, bits, 1 << 20).unwrap());
+    let table = std::sync::Arc::new(RadixTable::new(&epoch, 12, bits, &Budget::new(1 << 20)).unwrap());
     let ticket = std::sync::Arc::new(Ticket::new(0));
     let mut seed = Seed(seed);
     let handles: Vec<_> = (0..threads)

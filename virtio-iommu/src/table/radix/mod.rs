@@ -41,10 +41,10 @@ use self::{
     shared::{Shared, State},
     walk::{Geometry, Step},
 };
-use super::{MapError, Mapping, MappingTable, Perms, Removed, Translation, UnmapError};
+use super::{Budget, MapError, Mapping, MappingTable, Removed, Translation, UnmapError};
 use crate::{
     epoch::{Epoch, Guard},
-    sync::{AtomicBool, AtomicU64},
+    sync::{AtomicBool, AtomicU64, Ordering},
 };
 
 /// The smallest granule a leaf can hold, as a power of two.
@@ -68,7 +68,7 @@ pub struct RadixTable {
     geometry: Geometry,
     /// Whose guards keep this table's memory alive.
     epoch: Epoch,
-    max_nodes: u64,
+    budget: Budget,
     nodes: CachePadded<AtomicU64>,
     objects: CachePadded<AtomicU64>,
     sweep_at: AtomicU64,
@@ -77,17 +77,9 @@ pub struct RadixTable {
     emptied: AtomicBool,
 }
 
-/// Where a walk ended.
-enum Found<'g> {
-    /// At a mapping of exactly one slot of this level.
-    Leaf { offset: u64, perms: Perms, level: u32 },
-    /// At a mapping of several slots.
-    Shared(&'g Shared),
-}
-
 impl RadixTable {
-    /// An empty table for `address_bits`-bit addresses in granules of `1 << granule_shift` bytes, whose tables take no
-    /// more than `max_bytes` (at least one path's worth is always allowed).
+    /// An empty tree for `address_bits`-bit addresses in granules of `1 << granule_shift` bytes, whose tables below the
+    /// root take their memory from `budget`.
     ///
     /// All methods must be called with guards of `epoch`; they panic otherwise.
     ///
@@ -97,46 +89,24 @@ impl RadixTable {
         epoch: &Epoch,
         granule_shift: u32,
         address_bits: u32,
-        max_bytes: u64,
+        budget: &Budget,
     ) -> Result<Self, BadGranule> {
         if !(MIN_GRANULE_SHIFT..=MAX_GRANULE_SHIFT).contains(&granule_shift) {
             return Err(BadGranule { shift: granule_shift });
         }
         let geometry = Geometry::new(granule_shift, address_bits);
+        budget.take_regardless(NODE_BYTES);
         Ok(Self {
             root: Node::new(),
             geometry,
             epoch: epoch.clone(),
-            max_nodes: (max_bytes / NODE_BYTES).max(u64::from(geometry.top()) + 1),
+            budget: budget.clone(),
             nodes: CachePadded::new(AtomicU64::new(1)),
             objects: CachePadded::new(AtomicU64::new(0)),
             sweep_at: AtomicU64::new(reclaim::SWEEP_FLOOR),
             sweeping: AtomicBool::new(false),
             emptied: AtomicBool::new(false),
         })
-    }
-
-    /// Walks down to the live mapping of an address.
-    #[inline(always)]
-    fn locate<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> Option<Found<'g>> {
-        self.check(guard);
-        let geometry = self.geometry;
-        if va > geometry.last() {
-            return None;
-        }
-        let mut node = &*self.root;
-        let mut level = geometry.top();
-        loop {
-            match node.slot(geometry.index(va, level)).load().entry(guard) {
-                Entry::Table(child) => {
-                    node = child;
-                    level -= 1;
-                }
-                Entry::Leaf { offset, perms } => return Some(Found::Leaf { offset, perms, level }),
-                Entry::Shared(object) if object.state() == State::Live => return Some(Found::Shared(object)),
-                Entry::Shared(_) | Entry::Empty => return None,
-            }
-        }
     }
 
     #[inline(always)]
@@ -159,32 +129,45 @@ impl MappingTable for RadixTable {
         self.unmap_range(guard, range)
     }
 
-    #[inline]
+    #[inline(always)]
     fn translate(&self, guard: &Guard<'_>, iova: Iova) -> Option<Translation> {
+        self.check(guard);
         let va = iova.0;
-        match self.locate(guard, va)? {
-            Found::Leaf { offset, perms, level } => {
+        let (_, word, level) = self.descend(guard, va)?;
+        match word.entry(guard) {
+            Entry::Leaf { offset, perms } => {
                 let run_end = self.geometry.slot_end(va, level);
                 Some(Translation { gpa: Gpa(va.wrapping_add(offset)), run_end, perms })
             }
-            Found::Shared(object) => {
-                let (range, gpa, perms) = (object.range(), object.gpa(), object.perms());
-                Some(Mapping { range, gpa, perms }.translation(va))
+            Entry::Shared(object) if object.state() == State::Live => {
+                let range = object.range();
+                let gpa = Gpa(object.gpa().0.wrapping_add(va - range.start()));
+                Some(Translation { gpa, run_end: range.end(), perms: object.perms() })
             }
+            Entry::Table(_) | Entry::Shared(_) | Entry::Empty => None,
         }
     }
 
+    #[inline]
+    fn prefetch(&self, guard: &Guard<'_>, iova: Iova) {
+        self.check(guard);
+        self.ask_for(guard, iova.0);
+    }
+
     fn run_at(&self, guard: &Guard<'_>, iova: Iova) -> Option<Mapping> {
+        self.check(guard);
         let va = iova.0;
-        match self.locate(guard, va)? {
-            Found::Leaf { offset, perms, level } => {
+        let (_, word, level) = self.descend(guard, va)?;
+        match word.entry(guard) {
+            Entry::Leaf { offset, perms } => {
                 let start = self.geometry.slot_start(va, level);
                 let range = IovaRange::new(start, self.geometry.slot_end(va, level))?;
                 Some(Mapping { range, gpa: Gpa(start.wrapping_add(offset)), perms })
             }
-            Found::Shared(object) => {
+            Entry::Shared(object) if object.state() == State::Live => {
                 Some(Mapping { range: object.range(), gpa: object.gpa(), perms: object.perms() })
             }
+            Entry::Table(_) | Entry::Shared(_) | Entry::Empty => None,
         }
     }
 
@@ -222,6 +205,7 @@ impl MappingTable for RadixTable {
 impl Drop for RadixTable {
     fn drop(&mut self) {
         drop_below(&self.root, &mut std::ptr::null());
+        self.budget.give(self.nodes.load(Ordering::Relaxed) * NODE_BYTES);
     }
 }
 

@@ -12,7 +12,7 @@ use virtio_iommu_spec::{Gpa, Iova, IovaRange};
 use super::*;
 use crate::{
     epoch::{Fences, Participant, Patience},
-    loom_model::model,
+    loom_model::{bounded, model},
     table::Perms,
 };
 
@@ -30,7 +30,7 @@ fn mapping(first: u64, count: u64, gpa_page: u64) -> Mapping {
 /// A table of two levels of two entries: four pages.
 fn world() -> (Epoch, Arc<RadixTable>) {
     let epoch = Epoch::new(Fences::Symmetric);
-    let table = Arc::new(RadixTable::new(&epoch, 12, 14, 1 << 20).unwrap());
+    let table = Arc::new(RadixTable::new(&epoch, 12, 14, &Budget::new(1 << 20)).unwrap());
     (epoch, table)
 }
 
@@ -144,7 +144,7 @@ fn of_two_unmaps_of_one_mapping_exactly_one_removes_it() {
 
 #[test]
 fn two_overlapping_maps_and_an_unmap_have_an_order() {
-    model(|| {
+    bounded(2, || {
         let (epoch, table) = world();
         let (me, second, third) =
             (epoch.register().unwrap(), epoch.register().unwrap(), epoch.register().unwrap());
@@ -260,6 +260,7 @@ fn what_was_retired_outlives_every_guard_that_can_reach_it() {
                 self.0.store(true, Ordering::Relaxed);
             }
         }
+        impl crate::epoch::Retire for Canary {}
         let canary = Canary(freed.clone());
         table.map(&me.pin(), &mapping(1, 1, 10)).unwrap();
         let endpoint = {

@@ -1,7 +1,10 @@
 //! One table: a fan-out of entries.
 
 use super::entry::Word;
-use crate::sync::{AtomicU64, Ordering};
+use crate::{
+    epoch::Retire,
+    sync::{AtomicU64, Ordering},
+};
 
 /// Address bits one level resolves; models get the smallest tree that still has everything.
 pub(super) const LEVEL_BITS: u32 = if cfg!(any(loom, shuttle)) { 1 } else { 9 };
@@ -18,6 +21,17 @@ impl Slot {
     #[inline(always)]
     pub(super) fn load(&self) -> Word {
         Word(self.0.load(Ordering::Acquire))
+    }
+
+    /// Asks for the slot's cache line.
+    #[inline(always)]
+    pub(super) fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch has no effect but on caches; SSE is part of the architecture.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(self).cast());
+        }
     }
 
     /// Changes the entry from `old` to `new`; says whether it still was `old`.
@@ -45,6 +59,8 @@ impl Slot {
 pub(super) struct Node {
     slots: [Slot; FAN_OUT],
 }
+
+impl Retire for Node {}
 
 impl Node {
     /// An empty table.

@@ -3,6 +3,7 @@
 //! waits for anybody.
 
 use arrayvec::ArrayVec;
+use virtio_iommu_spec::IovaRange;
 
 use super::{
     RadixTable,
@@ -12,32 +13,41 @@ use super::{
 };
 use crate::{epoch::Guard, sync::Ordering, table::MapError};
 
-/// Tables a tree may hold before it looks for empty ones.
-pub(super) const SWEEP_FLOOR: u64 = 64;
+/// Tables a tree may hold before it looks for empty ones: enough for 1 GiB of granules of 4 KiB, in 2 MiB.
+pub(super) const SWEEP_FLOOR: u64 = 512;
 
 impl RadixTable {
-    /// A table to be linked, within the cap; sweeps up empty ones when their number has doubled, or at the cap.
+    /// A table to be linked, within the budget; sweeps up empty ones when their number has doubled, or when there is no
+    /// memory for more.
     pub(super) fn new_node(&self, guard: &Guard<'_>) -> Result<Box<Node>, MapError> {
-        let count = self.nodes.fetch_add(1, Ordering::Relaxed) + 1;
-        let capped = count > self.max_nodes;
-        // At the cap a sweep is worth its time only if an UNMAP may have left empty tables since the last one.
-        if count > self.sweep_at.load(Ordering::Relaxed)
-            || capped && self.emptied.swap(false, Ordering::Relaxed)
-        {
+        if self.nodes.load(Ordering::Relaxed) >= self.sweep_at.load(Ordering::Relaxed) {
             self.sweep(guard);
         }
-        if capped && self.nodes.load(Ordering::Relaxed) > self.max_nodes {
-            self.nodes.fetch_sub(1, Ordering::Relaxed);
-            return Err(MapError::OutOfMemory);
+        if !self.budget.take(NODE_BYTES) {
+            // A sweep is worth its time only if an UNMAP may have left empty tables since the last one.
+            let swept = self.emptied.swap(false, Ordering::Relaxed);
+            if swept {
+                self.sweep(guard);
+            }
+            if !swept || !self.budget.take(NODE_BYTES) {
+                return Err(MapError::OutOfMemory);
+            }
         }
+        self.nodes.fetch_add(1, Ordering::Relaxed);
         Ok(Node::new())
     }
 
+    /// A table is gone.
+    fn uncount(&self) {
+        self.nodes.fetch_sub(1, Ordering::Relaxed);
+        self.budget.give(NODE_BYTES);
+    }
+
     /// Called after a mapping at `va` is gone. Tables are kept for the next MAP, as strict mode wants it, unless the
-    /// tree is more than half way to its cap: then those that became empty go at once.
+    /// budget is more than half used: then those that became empty go at once.
     #[inline]
     pub(super) fn tidy(&self, guard: &Guard<'_>, va: u64) {
-        if self.nodes.load(Ordering::Relaxed) > self.max_nodes / 2 {
+        if self.budget.is_tight() {
             self.prune(guard, va);
         } else if !self.emptied.load(Ordering::Relaxed) {
             self.emptied.store(true, Ordering::Relaxed);
@@ -79,7 +89,7 @@ impl RadixTable {
                 self.free_private(unsafe { Box::from_raw(word.node_ptr().cast_mut()) });
             }
         }
-        self.nodes.fetch_sub(1, Ordering::Relaxed);
+        self.uncount();
     }
 
     /// Unlinks a table in which nothing was seen, so that a larger mapping can take its slot.
@@ -108,7 +118,7 @@ impl RadixTable {
         let new = copy.map_or(Word::EMPTY, |copy| Word::table(copy));
         if slot.replace(word, new) {
             if !copied {
-                self.nodes.fetch_sub(1, Ordering::Relaxed);
+                self.uncount();
             }
             let node = std::ptr::from_ref(node).cast_mut();
             // SAFETY: nodes come from `Box::into_raw`; this one was linked at `slot` alone and has just been unlinked
@@ -125,12 +135,15 @@ impl RadixTable {
     pub(super) fn thaw(&self, guard: &Guard<'_>, va: u64) {
         let mut node = &*self.root;
         let mut level = self.geometry.top();
-        // Entries of the root are never frozen, and a table is descended into only if its entry is not: so the slot
-        // that is changed is never frozen itself.
         loop {
             let slot = node.slot(self.geometry.index(va, level));
             let word = slot.load();
             let Entry::Table(child) = word.entry(guard) else { return };
+            // Entries of the root are never frozen; one below that was frozen since its table was looked at makes that
+            // table the topmost one, which the caller's next attempt finds.
+            if word.is_frozen() {
+                return;
+            }
             level -= 1;
             if child.slot(self.geometry.index(va, level)).load().is_frozen() {
                 return self.replace_node(guard, slot, word, child);
@@ -145,19 +158,39 @@ impl RadixTable {
         if self.sweeping.swap(true, Ordering::Acquire) {
             return;
         }
-        self.sweep_below(guard, &self.root, self.geometry.top());
+        self.sweep_below(guard, &self.root, self.geometry.top(), IovaRange::ALL);
         let next = self.nodes.load(Ordering::Relaxed).saturating_mul(2).max(SWEEP_FLOOR);
         self.sweep_at.store(next, Ordering::Relaxed);
         // Release pairs with the Acquire above: sweeps follow one another.
         self.sweeping.store(false, Ordering::Release);
     }
 
-    fn sweep_below(&self, guard: &Guard<'_>, node: &Node, level: u32) {
-        for slot in node.slots() {
+    /// After an UNMAP of several mappings: as [`tidy`](Self::tidy), for all tables on the way to `range`. No more work
+    /// than the UNMAP itself, which has looked at each of their entries.
+    pub(super) fn tidy_range(&self, guard: &Guard<'_>, range: IovaRange) {
+        if self.budget.is_tight() {
+            self.sweep_below(guard, &self.root, self.geometry.top(), range);
+        } else {
+            self.emptied.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Unlinks the tables below `node` that hold addresses of `range` and look empty, from the lowest up.
+    fn sweep_below(&self, guard: &Guard<'_>, node: &Node, level: u32, range: IovaRange) {
+        if level == 0 {
+            return;
+        }
+        let first = self.geometry.index(range.start(), level);
+        let last = self.geometry.index(range.end(), level);
+        for index in first..=last {
+            let slot = node.slot(index);
             let word = slot.load();
             if let Entry::Table(child) = word.entry(guard) {
-                if level > 1 {
-                    self.sweep_below(guard, child, level - 1);
+                // The part of the range below this slot: whole, but for the first and the last one.
+                let start = if index == first { range.start() } else { 0 };
+                let end = if index == last { range.end() } else { u64::MAX };
+                if let Some(part) = self.geometry.below(start, end, level) {
+                    self.sweep_below(guard, child, level - 1, part);
                 }
                 if !word.is_frozen() && child.looks_empty() {
                     self.replace_node(guard, slot, word, child);

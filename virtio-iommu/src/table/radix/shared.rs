@@ -4,6 +4,7 @@
 use virtio_iommu_spec::{Gpa, IovaRange};
 
 use crate::{
+    epoch::Retire,
     sync::{AtomicU64, Ordering},
     table::Perms,
 };
@@ -38,11 +39,61 @@ pub(super) struct Shared {
     perms: Perms,
 }
 
+impl Retire for Shared {
+    fn reclaim(self: Box<Self>) {
+        spare::keep(self);
+    }
+}
+
+/// Objects kept for the next MAP, so that a steady load allocates none. One list for the process: objects belong to no
+/// table until they are used.
+#[cfg(not(any(loom, shuttle)))]
+mod spare {
+    use std::sync::LazyLock;
+
+    use crossbeam_queue::ArrayQueue;
+
+    use super::Shared;
+
+    /// At most 64 KiB are kept.
+    static SPARE: LazyLock<ArrayQueue<Box<Shared>>> = LazyLock::new(|| ArrayQueue::new(1024));
+
+    pub(super) fn take() -> Option<Box<Shared>> {
+        SPARE.pop()
+    }
+
+    pub(super) fn keep(object: Box<Shared>) {
+        // Full: the object is freed.
+        let _ = SPARE.push(object);
+    }
+}
+
+/// Models free objects at once, so that they find a use after that.
+#[cfg(any(loom, shuttle))]
+mod spare {
+    use super::Shared;
+
+    pub(super) fn take() -> Option<Box<Shared>> {
+        None
+    }
+
+    pub(super) fn keep(object: Box<Shared>) {
+        drop(object);
+    }
+}
+
 impl Shared {
     /// A pending mapping with two holders: the slots and its creator.
     pub(super) fn new(range: IovaRange, gpa: Gpa, perms: Perms) -> Box<Self> {
         let state = AtomicU64::new(State::Pending as u64);
-        Box::new(Self { state, holders: AtomicU64::new(2), range, gpa, perms })
+        let object = Self { state, holders: AtomicU64::new(2), range, gpa, perms };
+        match spare::take() {
+            Some(mut spare) => {
+                *spare = object;
+                spare
+            }
+            None => Box::new(object),
+        }
     }
 
     #[inline(always)]

@@ -15,7 +15,7 @@ const UNCAPPED: u64 = 1 << 30;
 fn radix(bits: u32, max_bytes: u64) -> (RadixTable, Participant) {
     let epoch = Epoch::new(Fences::Symmetric);
     let participant = epoch.register().unwrap();
-    (RadixTable::new(&epoch, 12, bits, max_bytes).unwrap(), participant)
+    (RadixTable::new(&epoch, 12, bits, &Budget::new(max_bytes)).unwrap(), participant)
 }
 
 fn mapping(start: u64, end: u64, gpa: u64) -> Mapping {
@@ -78,7 +78,7 @@ proptest! {
     #[test]
     fn agrees_with_the_ordered_table(ops in prop::collection::vec(op(), 1..60)) {
         let (table, participant) = radix(48, UNCAPPED);
-        let oracle = LockedTable::new(u64::MAX);
+        let oracle = LockedTable::new(&Budget::new(u64::MAX));
         for op in ops {
             let guard = participant.pin();
             match op {
@@ -178,25 +178,31 @@ fn at_the_cap_map_fails_and_an_unmap_makes_room() {
 
 #[test]
 fn memory_stays_bounded_over_random_cycles() {
+    let cycles = std::env::var("STRESS_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(200_000);
     let (table, participant) = radix(48, UNCAPPED);
     let mut seed = 1u64;
     let mut live = std::collections::VecDeque::new();
     let mut most = 0;
-    for _ in 0..200_000 {
+    for _ in 0..cycles {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let start = (seed >> 20) & ((1 << 48) - 1) & !(PAGE - 1);
+        let pages = [1, 1, 1, 3, 16, 700][(seed >> 60) as usize % 6];
+        let start = (seed >> 16) % ((1 << 36) - pages) * PAGE;
+        let range = IovaRange::with_len(start, pages * PAGE).unwrap();
         let guard = participant.pin();
-        if table.map(&guard, &mapping(start, start + PAGE - 1, 0)).is_ok() {
-            live.push_back(start);
+        if table.map(&guard, &Mapping { range, gpa: Gpa(0), perms: Perms::RW }).is_ok() {
+            live.push_back(range);
         }
         if live.len() > 16 {
-            let start = live.pop_front().unwrap();
-            assert_eq!(table.unmap(&guard, IovaRange::with_len(start, PAGE).unwrap()).unwrap().mappings, 1);
+            assert_eq!(table.unmap(&guard, live.pop_front().unwrap()).unwrap().mappings, 1);
         }
         most = most.max(table.table_bytes());
     }
-    assert!(most < 1 << 20, "{most} bytes for 16 live mappings");
+    println!("{cycles} cycles, {} live at the end, never more than {most} bytes of tables", live.len());
+    assert!(most < 4 << 20, "{most} bytes for 16 live mappings");
     assert!(participant.pending() < 10_000, "{} objects wait to be freed", participant.pending());
+    table.unmap(&participant.pin(), IovaRange::ALL).unwrap();
+    let guard = participant.pin();
+    assert_eq!(all(&table, &guard), []);
 }
 
 #[test]

@@ -26,13 +26,14 @@ enum First {
 impl RadixTable {
     #[inline]
     pub(super) fn unmap_range(&self, guard: &Guard<'_>, range: IovaRange) -> Result<Removed, UnmapError> {
-        if range.end() <= self.geometry.last() && self.geometry.is_granule(range) {
-            if let Some(slot) = self.granule_slot(guard, range.start()) {
-                let word = slot.load();
-                if word.is_leaf() && !word.is_frozen() && slot.replace(word, Word::EMPTY) {
-                    self.tidy(guard, range.start());
-                    return Ok(Removed { mappings: 1, bytes: range.end() - range.start() + 1 });
-                }
+        if range.end() <= self.geometry.last()
+            && self.geometry.is_granule(range)
+            && let Some(slot) = self.granule_slot(guard, range.start())
+        {
+            let word = slot.load();
+            if word.is_leaf() && !word.is_frozen() && slot.replace(word, Word::EMPTY) {
+                self.tidy(guard, range.start());
+                return Ok(Removed { mappings: 1, bytes: range.end() - range.start() + 1 });
             }
         }
         self.unmap_slowly(guard, range)
@@ -119,8 +120,7 @@ impl RadixTable {
                 Entry::Shared(_) => Step::Past(at.end),
             })
         });
-        self.tidy(guard, range.start());
-        self.tidy(guard, range.end());
+        self.tidy_range(guard, range);
         total
     }
 

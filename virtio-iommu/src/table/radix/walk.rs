@@ -17,13 +17,22 @@ pub(super) const MAX_LEVELS: u32 = if cfg!(any(loom, shuttle)) { 4 } else { 6 };
 pub(super) struct Geometry {
     granule_shift: u32,
     top: u32,
+    /// Last address the tree resolves.
+    last: u64,
+    /// First address that the unrolled walk does not resolve: all of them, unless the geometry is [`USUAL`].
+    usual_end: u64,
 }
+
+/// What nearly every table is: 48-bit addresses in granules of 4 KiB. Walks with these constants are unrolled.
+const USUAL: (u32, u32) = (12, 3);
 
 impl Geometry {
     /// Enough levels for `bits`-bit addresses.
     pub(super) fn new(granule_shift: u32, bits: u32) -> Self {
         let levels = bits.saturating_sub(granule_shift).div_ceil(LEVEL_BITS).clamp(1, MAX_LEVELS);
-        Self { granule_shift, top: levels - 1 }
+        let last = 1u64.checked_shl(granule_shift + LEVEL_BITS * levels).map_or(u64::MAX, |end| end - 1);
+        let usual_end = if (granule_shift, levels - 1) == USUAL { last + 1 } else { 0 };
+        Self { granule_shift, top: levels - 1, last, usual_end }
     }
 
     #[inline(always)]
@@ -59,9 +68,15 @@ impl Geometry {
         va & !((1u64 << self.shift(level)) - 1)
     }
 
-    /// Last address the tree resolves.
+    #[inline(always)]
     pub(super) fn last(&self) -> u64 {
-        1u64.checked_shl(self.shift(self.top + 1)).map_or(u64::MAX, |end| end - 1)
+        self.last
+    }
+
+    /// The address bits below a slot of this level, of a range that begins and ends under one slot.
+    pub(super) fn below(&self, start: u64, end: u64, level: u32) -> Option<IovaRange> {
+        let mask = (1u64 << self.shift(level)) - 1;
+        IovaRange::new(start & mask, end & mask)
     }
 
     /// Whether both addresses lie under the same table of this level.
@@ -127,14 +142,64 @@ impl RadixTable {
     /// The slot of the granule at `va`, where tables lead down to it. The fast path of MAP and UNMAP.
     #[inline(always)]
     pub(super) fn granule_slot<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> Option<&'g Slot> {
+        let (slot, _, level) = self.descend(guard, va)?;
+        (level == 0).then_some(slot)
+    }
+
+    /// The slot of `va` that tables lead down to, the word that was loaded from it, and its level; `None` beyond the
+    /// last address. One load a level.
+    #[inline(always)]
+    pub(super) fn descend<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> Option<(&'g Slot, Word, u32)> {
+        if va >= self.geometry.usual_end {
+            return self.descend_slowly(guard, va);
+        }
+        let index = |level: u32| (va >> (USUAL.0 + LEVEL_BITS * level)) as usize & (FAN_OUT - 1);
         let mut node: &'g Node = &self.root;
-        for level in (1..=self.geometry.top()).rev() {
-            let Entry::Table(child) = node.slot(self.geometry.index(va, level)).load().entry(guard) else {
-                return None;
-            };
+        for level in (1..=USUAL.1).rev() {
+            let slot = node.slot(index(level));
+            let word = slot.load();
+            match word.plain_table(guard) {
+                Some(child) => node = child,
+                None if word.is_table() => return self.descend_slowly(guard, va),
+                None => return Some((slot, word, level)),
+            }
+        }
+        let slot = node.slot(index(0));
+        Some((slot, slot.load(), 0))
+    }
+
+    /// Prefetches the lowest slot of `va`: the tables above it are few and near, the lowest ones are many. Only where the
+    /// walk is unrolled, which is where it pays.
+    #[inline(always)]
+    pub(super) fn ask_for(&self, guard: &Guard<'_>, va: u64) {
+        if va >= self.geometry.usual_end {
+            return;
+        }
+        let index = |level: u32| (va >> (USUAL.0 + LEVEL_BITS * level)) as usize & (FAN_OUT - 1);
+        let mut node = &*self.root;
+        for level in (1..=USUAL.1).rev() {
+            let Some(child) = node.slot(index(level)).load().plain_table(guard) else { return };
             node = child;
         }
-        Some(node.slot(self.geometry.index(va, 0)))
+        node.slot(index(0)).prefetch();
+    }
+
+    /// The same for any geometry, and past frozen tables.
+    #[inline(never)]
+    fn descend_slowly<'g>(&'g self, guard: &'g Guard<'_>, va: u64) -> Option<(&'g Slot, Word, u32)> {
+        let geometry = self.geometry;
+        if va > geometry.last {
+            return None;
+        }
+        let mut node: &'g Node = &self.root;
+        for level in (1..=geometry.top).rev() {
+            let slot = node.slot(geometry.index(va, level));
+            let word = slot.load();
+            let Entry::Table(child) = word.entry(guard) else { return Some((slot, word, level)) };
+            node = child;
+        }
+        let slot = node.slot(geometry.index(va, 0));
+        Some((slot, slot.load(), 0))
     }
 
     /// Visits the slots that hold `range`, from the root down and in ascending order.
