@@ -179,7 +179,7 @@ fn a_sample_keeps_its_error_bound() {
     let churned: Vec<Event> = zipf
         .iter()
         .flat_map(|page| {
-            let gone = (random.random_range(0..5) == 0).then(|| Event::Invalidate(*page));
+            let gone = (random.random_range(0..5) == 0).then_some(Event::Invalidate(*page));
             [Some(Event::Access(*page)), gone]
         })
         .flatten()

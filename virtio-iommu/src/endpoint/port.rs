@@ -210,8 +210,18 @@ impl EndpointDma<'_> {
 
     #[cold]
     #[inline(never)]
-    fn slice_slowly(&self, addr: u64, len: u64, access: Access) -> Result<VolatileSlice<'_>, DmaError> {
-        let found = self.translate(addr, access)?;
+    fn slice_slowly(
+        &self,
+        addr: u64,
+        len: u64,
+        access: Access,
+        cached: bool,
+    ) -> Result<VolatileSlice<'_>, DmaError> {
+        let found = match &self.port.iotlb {
+            // The IOTLB has been asked already.
+            Some(iotlb) if !cached => self.fill(iotlb, addr, access)?,
+            _ => self.walk(self.attachment(), addr, access)?,
+        };
         self.reach(addr, len, access, found.gpa.0, found.run_end)
     }
 }
@@ -221,13 +231,21 @@ impl DmaMemory for EndpointDma<'_> {
     fn slice(&self, addr: u64, len: u64, access: Access) -> Result<VolatileSlice<'_>, DmaError> {
         // The common case by itself, so that the translation stays in registers. Through memory, its parts are stored one
         // by one and loaded together, which waits for all stores before, a whole copied buffer's, to leave the CPU.
-        if let Attachment::Domain(domain) = self.port.endpoint.attachment.load(&self.guard)
+        if let Some(iotlb) = &self.port.iotlb {
+            return match iotlb.find(addr) {
+                Some(found) if found.perms.allows(access) => {
+                    self.reach(addr, len, access, found.gpa.0, found.run_end)
+                }
+                found => self.slice_slowly(addr, len, access, found.is_some()),
+            };
+        }
+        if let Attachment::Domain(domain) = self.attachment()
             && let View::Mapped(DomainTable::Radix(table)) = &domain.view
             && let Some(found) = table.translate(&self.guard, Iova(addr))
             && found.perms.allows(access)
         {
             return self.reach(addr, len, access, found.gpa.0, found.run_end);
         }
-        self.slice_slowly(addr, len, access)
+        self.slice_slowly(addr, len, access, false)
     }
 }
