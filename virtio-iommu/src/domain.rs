@@ -6,6 +6,7 @@ use crate::{
     dma::Access,
     epoch::{Epoch, Guard},
     epoch_cell::EpochCell,
+    iotlb::InvalidationLog,
     properties::Regions,
     request::RequestError,
     sync::{AtomicBool, Ordering},
@@ -63,6 +64,10 @@ impl MappingTable for DomainTable {
         each!(self, table => table.translate(guard, iova))
     }
 
+    fn run_at(&self, guard: &Guard<'_>, iova: Iova) -> Option<Mapping> {
+        each!(self, table => table.run_at(guard, iova))
+    }
+
     #[inline]
     fn prefetch(&self, guard: &Guard<'_>, iova: Iova) {
         each!(self, table => table.prefetch(guard, iova));
@@ -103,6 +108,8 @@ pub(crate) struct Domain {
     /// The merged reserved regions of its endpoints.
     pub(crate) regions: EpochCell<Regions>,
     dead: AtomicBool,
+    /// Tells ports' IOTLBs what has been unmapped; there is one when the device has IOTLBs.
+    log: Option<InvalidationLog>,
 }
 
 impl Domain {
@@ -113,9 +120,10 @@ impl Domain {
         limits: DomainLimits,
         bypass: bool,
         regions: Regions,
+        log: Option<InvalidationLog>,
     ) -> Self {
         let view = if bypass { View::Bypass } else { View::Mapped(DomainTable::new(epoch, budget, &limits)) };
-        Self { id, limits, view, regions: EpochCell::new(regions), dead: AtomicBool::new(false) }
+        Self { id, limits, view, regions: EpochCell::new(regions), dead: AtomicBool::new(false), log }
     }
 
     /// Its ID.
@@ -143,6 +151,12 @@ impl Domain {
             View::Mapped(table) => Ok(table),
             View::Bypass => Err(RequestError::BypassDomain { domain: self.id }),
         }
+    }
+
+    /// What keeps IOTLBs true, where there are any.
+    #[inline(always)]
+    pub(crate) fn log(&self) -> Option<&InvalidationLog> {
+        self.log.as_ref()
     }
 
     /// No request may use the domain from now on.
@@ -212,7 +226,15 @@ impl Domain {
         let (start, end) = (unmap.virt_start, unmap.virt_end);
         let range = IovaRange::new(start, end).ok_or(RequestError::Backwards { start, end })?;
         match range.intersection(&self.limits.input_range) {
-            Some(range) => Ok(table.unmap(guard, range)?),
+            Some(range) => {
+                let removed = table.unmap(guard, range)?;
+                if let Some(log) = &self.log
+                    && removed.mappings != 0
+                {
+                    log.append(range);
+                }
+                Ok(removed)
+            }
             None => Ok(Removed::default()),
         }
     }

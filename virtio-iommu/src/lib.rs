@@ -6,7 +6,7 @@
 //!
 //! - [`request`] turns bytes into requests, and errors into statuses;
 //! - [`properties`] is what endpoints are like, [`fault`] what happens when they go astray;
-//! - [`table`] holds mappings, [`epoch`] keeps them valid while they are used;
+//! - [`table`] holds mappings, [`epoch`] keeps them valid while they are used, [`iotlb`] remembers what was looked up;
 //! - [`queue`], [`memory`] and [`dma`] reach guest memory;
 //! - [`state`] saves and restores it all.
 
@@ -18,6 +18,9 @@ pub mod endpoint;
 pub mod epoch;
 mod epoch_cell;
 pub mod fault;
+pub mod iotlb;
+#[cfg(all(test, loom))]
+mod loom_model;
 pub mod memory;
 pub mod properties;
 pub mod queue;

@@ -2,6 +2,7 @@
 
 mod dma;
 mod grace;
+mod hit;
 mod lookup;
 mod map_unmap;
 mod memory;
@@ -10,13 +11,14 @@ mod tail;
 mod threads;
 
 pub use dma::{BUFFER_COUNT, Buffers};
+pub use hit::{Cached, Shape, ports_ratio as iotlb_ports, shape as iotlb_shape, strided_pages};
 pub use map_unmap::pair_ns;
 pub use requests::Requests;
 pub use threads::pair_thread_ns;
 
 use iommu_analysis::stats::StatsError;
 use thiserror::Error;
-use virtio_iommu::epoch::TooManyParticipants;
+use virtio_iommu::{epoch::TooManyParticipants, iotlb::IotlbError};
 
 use crate::{report::Figure, ring::RigError, rounds::Effort};
 
@@ -29,6 +31,9 @@ pub enum MeasureError {
     /// More threads than a device can have.
     #[error(transparent)]
     TooManyParticipants(#[from] TooManyParticipants),
+    /// No such IOTLB.
+    #[error(transparent)]
+    Iotlb(#[from] IotlbError),
     /// The device or its ring could not be set up.
     #[error(transparent)]
     Rig(#[from] RigError),
@@ -49,10 +54,16 @@ pub struct Group {
 }
 
 /// All measurements, in the order in which they run.
-///
-/// `translate_hit_vs_radix_1m` is not among them: it is about a translation cache, which the device does not have yet.
 pub const GROUPS: &[Group] = &[
     Group { names: &["translate_miss_vs_radix_4k", "translate_miss_vs_radix_1m"], measure: lookup::measure },
+    Group {
+        names: &[
+            "translate_hit_vs_radix_1m",
+            "translate_hit_vs_own_walk_1m",
+            "translate_port_iotlb_vs_walk_1m",
+        ],
+        measure: hit::measure,
+    },
     Group {
         names: &["map_unmap_1t_vs_radix", "map_unmap_1t_vs_rwlock_btree", "map_unmap_1t_vs_mutex_btree"],
         measure: map_unmap::measure,

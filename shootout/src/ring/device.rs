@@ -5,6 +5,7 @@ use std::sync::Arc;
 use virtio_iommu::{
     Device, DeviceOptions, EndpointPort,
     device::F_EVENT_IDX,
+    iotlb::IotlbOptions,
     memory::GuestRam,
     spec::{EndpointId, REQUEST_QUEUE},
 };
@@ -32,8 +33,16 @@ impl Ours {
     /// # Errors
     /// When there is not enough memory.
     pub fn new() -> Result<Self, RigError> {
+        Self::with_iotlb(None)
+    }
+
+    /// As [`new`](Self::new), with IOTLBs.
+    ///
+    /// # Errors
+    /// When there is not enough memory, or the shape makes no sense.
+    pub fn with_iotlb(iotlb: Option<IotlbOptions>) -> Result<Self, RigError> {
         let driver = Driver::new()?;
-        let options = DeviceOptions { boot_bypass: false, ..DeviceOptions::default() };
+        let options = DeviceOptions { boot_bypass: false, iotlb, ..DeviceOptions::default() };
         let device = Device::new(options, GuestRam::new(driver.ram().clone())?)?;
         device.add_emulated_endpoint(EndpointId(ENDPOINT))?;
         let features = device.features() & !F_EVENT_IDX;

@@ -135,8 +135,8 @@ impl Core {
         }
         let why = |why| RequestError::Incompatible { endpoint: first.id, domain: id, why };
         let limits = self.limits_of(first).map_err(why)?;
-        let regions = first.properties.regions.clone();
-        Ok(Arc::new(Domain::new(&self.epoch, &self.budget, id, limits, bypass, regions)))
+        let (regions, log) = (first.properties.regions.clone(), self.invalidation_log());
+        Ok(Arc::new(Domain::new(&self.epoch, &self.budget, id, limits, bypass, regions, log)))
     }
 
     /// What the device and one endpoint can both do.

@@ -13,6 +13,7 @@ use crate::{
     endpoint::EndpointState,
     epoch::{Epoch, Participant, TooManyParticipants},
     fault::FaultSink,
+    iotlb::{InvalidationLog, Ledger},
     memory::GuestRam,
     sync::{AtomicBool, AtomicU64, Ordering},
     table::Budget,
@@ -48,6 +49,7 @@ pub(crate) struct Core {
     /// Memory of all domains' tables.
     pub(crate) budget: Budget,
     pub(crate) counters: LiveCounters,
+    pub(crate) iotlbs: Ledger,
     pub(crate) observer: Mutex<Option<Box<dyn ServiceObserver>>>,
     /// Where the last request worker left its queue (next available, used), for the state to save.
     pub(crate) indices: Mutex<Option<(u16, u16)>>,
@@ -71,6 +73,7 @@ impl Core {
             pool: MappingPool::new(options.max_mappings),
             budget: Budget::new(options.max_table_bytes),
             counters: LiveCounters::default(),
+            iotlbs: Ledger::default(),
             observer: Mutex::new(None),
             indices: Mutex::new(None),
             control: Mutex::new(Control {
@@ -90,6 +93,11 @@ impl Core {
 
     pub(crate) fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A log for a new domain, when there are IOTLBs to be kept true.
+    pub(crate) fn invalidation_log(&self) -> Option<InvalidationLog> {
+        self.options.iotlb.map(|_| InvalidationLog::new())
     }
 
     /// Where the last request worker left its queue.

@@ -5,6 +5,7 @@ use virtio_iommu_spec::Status;
 
 use crate::{
     fault::FaultCounts,
+    iotlb::IotlbCounters,
     request::{ChainErrorKind, Request},
     sync::{AtomicU64, Ordering},
 };
@@ -66,6 +67,8 @@ pub struct Counters {
     pub mappings_reserved: u64,
     /// Faults of endpoints.
     pub faults: FaultCounts,
+    /// IOTLBs of all endpoint ports; all 0 without any.
+    pub iotlb: IotlbCounters,
 }
 
 impl Counters {

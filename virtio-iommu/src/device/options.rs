@@ -11,6 +11,7 @@ use virtio_transport::service::ServiceMode;
 use crate::{
     endpoint::UnattachedPolicy,
     epoch::{Fences, Patience},
+    iotlb::{IotlbError, IotlbOptions},
     properties::{NPlusI, Platform},
 };
 
@@ -64,6 +65,8 @@ pub struct DeviceOptions {
     pub patience: Patience,
     /// Who pays for the fence between accesses and UNMAP.
     pub fences: Fences,
+    /// Gives each endpoint port an IOTLB of this shape; `None`: every translation walks the mapping table.
+    pub iotlb: Option<IotlbOptions>,
 }
 
 impl Default for DeviceOptions {
@@ -90,6 +93,7 @@ impl Default for DeviceOptions {
             service: ServiceMode::Inline,
             patience: Patience::default(),
             fences: Fences::Asymmetric,
+            iotlb: None,
         }
     }
 }
@@ -97,6 +101,9 @@ impl Default for DeviceOptions {
 /// Options or endpoint properties that cannot be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum OptionsError {
+    /// The shape of the IOTLBs.
+    #[error(transparent)]
+    Iotlb(#[from] IotlbError),
     /// `page_size_mask` is zero.
     #[error("page_size_mask has no bit set")]
     NoPageSize,
@@ -192,6 +199,9 @@ impl DeviceOptions {
         let max = (crate::request::MAX_WRITABLE_BYTES - 4) as u32;
         if self.probe_size > max {
             return Err(OptionsError::ProbeSize { probe_size: self.probe_size, max });
+        }
+        if let Some(iotlb) = &self.iotlb {
+            iotlb.check()?;
         }
         match self.queue_sizes.iter().find(|size| !size.is_power_of_two()) {
             Some(&size) => Err(OptionsError::QueueSize { size }),

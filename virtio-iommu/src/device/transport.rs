@@ -161,6 +161,7 @@ impl Device {
             kicks: self.service.kicks(),
             mappings_reserved: self.core.pool.taken(),
             faults: self.core.faults.counts(),
+            iotlb: self.core.iotlbs.total(),
             ..self.core.counters.snapshot()
         }
     }

@@ -13,6 +13,7 @@ use crate::{
     domain::{Domain, DomainTable, View},
     epoch::{Guard, Participant, TooManyParticipants},
     fault::FaultCause,
+    iotlb::{Iotlb, IotlbCounters},
     memory::GuestRam,
     table::{MappingTable, Translation},
 };
@@ -38,13 +39,19 @@ pub struct EndpointPort {
     endpoint: Arc<EndpointState>,
     core: Arc<Core>,
     ram: GuestRam,
+    iotlb: Option<Iotlb>,
 }
 
 impl EndpointPort {
     pub(crate) fn new(core: Arc<Core>, endpoint: Arc<EndpointState>) -> Result<Self, TooManyParticipants> {
         let participant = core.epoch.register()?;
         let ram = core.ram.clone();
-        Ok(Self { participant, endpoint, core, ram })
+        // The options were checked when the device was built.
+        let iotlb = core.options.iotlb.and_then(|options| Iotlb::new(&options).ok());
+        if let Some(iotlb) = &iotlb {
+            core.iotlbs.enrol(iotlb.live_counters());
+        }
+        Ok(Self { participant, endpoint, core, ram, iotlb })
     }
 
     /// Which endpoint it is.
@@ -57,7 +64,24 @@ impl EndpointPort {
     /// request queue while it holds a view would wait for itself: drop the view first.
     #[inline(always)]
     pub fn pin(&self) -> EndpointDma<'_> {
-        EndpointDma { guard: self.participant.pin(), port: self }
+        let view = EndpointDma { guard: self.participant.pin(), port: self };
+        if let Some(iotlb) = &self.iotlb {
+            iotlb.enter(self.endpoint.attachment.load(&view.guard).log());
+        }
+        view
+    }
+
+    /// Counters of this port's IOTLB; all 0 without one.
+    pub fn iotlb_counters(&self) -> IotlbCounters {
+        self.iotlb.as_ref().map(Iotlb::counters).unwrap_or_default()
+    }
+}
+
+impl Drop for EndpointPort {
+    fn drop(&mut self) {
+        if let Some(iotlb) = &self.iotlb {
+            self.core.iotlbs.retire(iotlb.live_counters());
+        }
     }
 }
 
@@ -75,7 +99,46 @@ impl EndpointDma<'_> {
     /// [`DmaError::Fault`] when the access is refused.
     #[inline(always)]
     pub fn translate(&self, iova: u64, access: Access) -> Result<Translation, DmaError> {
-        match self.port.endpoint.attachment.load(&self.guard) {
+        match &self.port.iotlb {
+            None => self.walk(self.attachment(), iova, access),
+            Some(iotlb) => match iotlb.find(iova) {
+                Some(found) if found.perms.allows(access) => Ok(found),
+                // The table says whether that is still so, and an IDENTITY region may allow it.
+                Some(_) => self.walk(self.attachment(), iova, access),
+                None => self.fill(iotlb, iova, access),
+            },
+        }
+    }
+
+    /// Walks, and remembers what it finds.
+    fn fill(&self, iotlb: &Iotlb, iova: u64, access: Access) -> Result<Translation, DmaError> {
+        let attachment = self.attachment();
+        // The endpoint may have changed its domain under this guard; and the walk must come after the look at the log.
+        iotlb.enter(attachment.log());
+        if let Attachment::Domain(domain) = attachment
+            && let View::Mapped(table) = &domain.view
+        {
+            match table.run_at(&self.guard, Iova(iova)) {
+                Some(found) => {
+                    iotlb.fill(iova, &found);
+                    if found.perms.allows(access) {
+                        return Ok(found.translation(iova));
+                    }
+                }
+                None => iotlb.missed(),
+            }
+        }
+        self.walk(attachment, iova, access)
+    }
+
+    #[inline(always)]
+    fn attachment(&self) -> &Attachment {
+        self.port.endpoint.attachment.load(&self.guard)
+    }
+
+    #[inline]
+    fn walk(&self, attachment: &Attachment, iova: u64, access: Access) -> Result<Translation, DmaError> {
+        match attachment {
             Attachment::Domain(domain) => match &domain.view {
                 View::Mapped(table) => match table.translate(&self.guard, Iova(iova)) {
                     Some(found) if found.perms.allows(access) => Ok(found),
@@ -147,8 +210,18 @@ impl EndpointDma<'_> {
 
     #[cold]
     #[inline(never)]
-    fn slice_slowly(&self, addr: u64, len: u64, access: Access) -> Result<VolatileSlice<'_>, DmaError> {
-        let found = self.translate(addr, access)?;
+    fn slice_slowly(
+        &self,
+        addr: u64,
+        len: u64,
+        access: Access,
+        cached: bool,
+    ) -> Result<VolatileSlice<'_>, DmaError> {
+        let found = match &self.port.iotlb {
+            // The IOTLB has been asked already.
+            Some(iotlb) if !cached => self.fill(iotlb, addr, access)?,
+            _ => self.walk(self.attachment(), addr, access)?,
+        };
         self.reach(addr, len, access, found.gpa.0, found.run_end)
     }
 }
@@ -158,13 +231,21 @@ impl DmaMemory for EndpointDma<'_> {
     fn slice(&self, addr: u64, len: u64, access: Access) -> Result<VolatileSlice<'_>, DmaError> {
         // The common case by itself, so that the translation stays in registers. Through memory, its parts are stored one
         // by one and loaded together, which waits for all stores before, a whole copied buffer's, to leave the CPU.
-        if let Attachment::Domain(domain) = self.port.endpoint.attachment.load(&self.guard)
+        if let Some(iotlb) = &self.port.iotlb {
+            return match iotlb.find(addr) {
+                Some(found) if found.perms.allows(access) => {
+                    self.reach(addr, len, access, found.gpa.0, found.run_end)
+                }
+                found => self.slice_slowly(addr, len, access, found.is_some()),
+            };
+        }
+        if let Attachment::Domain(domain) = self.attachment()
             && let View::Mapped(DomainTable::Radix(table)) = &domain.view
             && let Some(found) = table.translate(&self.guard, Iova(addr))
             && found.perms.allows(access)
         {
             return self.reach(addr, len, access, found.gpa.0, found.run_end);
         }
-        self.slice_slowly(addr, len, access)
+        self.slice_slowly(addr, len, access, false)
     }
 }

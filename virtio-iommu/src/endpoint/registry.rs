@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use virtio_iommu_spec::EndpointId;
 
-use crate::{domain::Domain, epoch_cell::EpochCell, properties::EndpointProperties};
+use crate::{domain::Domain, epoch_cell::EpochCell, iotlb::InvalidationLog, properties::EndpointProperties};
 
 /// What an endpoint is attached to.
 pub(crate) enum Attachment {
@@ -14,6 +14,17 @@ pub(crate) enum Attachment {
     Domain(Arc<Domain>),
     /// The endpoint was removed.
     Gone,
+}
+
+impl Attachment {
+    /// The log that keeps a port's IOTLB true. Nothing is ever unmapped from a bypass domain, nor cached.
+    #[inline(always)]
+    pub(crate) fn log(&self) -> Option<&InvalidationLog> {
+        match self {
+            Self::Domain(domain) => domain.log(),
+            Self::Detached | Self::Gone => None,
+        }
+    }
 }
 
 /// One endpoint. Its ports reach it by pointer, without the device's lock.

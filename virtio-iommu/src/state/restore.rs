@@ -182,7 +182,8 @@ fn build_domain(
     }
     let regions = merged_regions(core, members, saved.bypass)
         .map_err(|why| RestoreError::Incompatible { domain: id, why })?;
-    let domain = Domain::new(&core.epoch, &core.budget, id, limits, saved.bypass, regions);
+    let domain =
+        Domain::new(&core.epoch, &core.budget, id, limits, saved.bypass, regions, core.invalidation_log());
     let control = core.control();
     let guard = control.participant.pin();
     let allowed = core.map_flags(state.negotiated);

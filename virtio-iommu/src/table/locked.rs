@@ -87,6 +87,12 @@ impl MappingTable for LockedTable {
         Some(Translation { gpa: Gpa(entry.gpa + (iova.0 - start)), run_end: entry.end, perms: entry.perms })
     }
 
+    fn run_at(&self, _guard: &Guard<'_>, iova: Iova) -> Option<Mapping> {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        let (start, entry) = at_or_before(&map, iova.0).filter(|(_, entry)| entry.end >= iova.0)?;
+        Some(Mapping { range: IovaRange::new(start, entry.end)?, gpa: Gpa(entry.gpa), perms: entry.perms })
+    }
+
     fn for_each(&self, _guard: &Guard<'_>, f: &mut dyn FnMut(Mapping)) {
         let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
         for (&start, entry) in map.iter() {

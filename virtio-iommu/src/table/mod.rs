@@ -72,6 +72,15 @@ pub struct Mapping {
     pub perms: Perms,
 }
 
+impl Mapping {
+    /// The answer to a look-up of an address within the mapping.
+    #[inline]
+    pub fn translation(&self, iova: u64) -> Translation {
+        let gpa = Gpa(self.gpa.0.wrapping_add(iova.wrapping_sub(self.range.start())));
+        Translation { gpa, run_end: self.range.end(), perms: self.perms }
+    }
+}
+
 /// The answer to a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
@@ -136,6 +145,13 @@ pub trait MappingTable: Send + Sync {
 
     /// Looks one address up. Never blocks in the lock-free table.
     fn translate(&self, guard: &Guard<'_>, iova: Iova) -> Option<Translation>;
+
+    /// As [`translate`](Self::translate), but says how far the run of addresses reaches in both directions: a part of
+    /// one mapping that holds `iova`, as large as the table knows without further look-ups.
+    fn run_at(&self, guard: &Guard<'_>, iova: Iova) -> Option<Mapping> {
+        let Translation { gpa, run_end, perms } = self.translate(guard, iova)?;
+        Some(Mapping { range: IovaRange::new(iova.0, run_end)?, gpa, perms })
+    }
 
     /// Asks the CPU for the entry that a MAP or UNMAP of this address will need soon. A hint without effect.
     fn prefetch(&self, guard: &Guard<'_>, iova: Iova) {

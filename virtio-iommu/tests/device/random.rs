@@ -3,8 +3,9 @@
 
 use proptest::prelude::*;
 use virtio_iommu::{
-    DeviceOptions,
+    DeviceOptions, EndpointPort,
     dma::Access,
+    iotlb::IotlbOptions,
     spec::{Status, request as wire},
 };
 
@@ -74,6 +75,8 @@ fn check(options: &DeviceOptions, ops: &[Op]) {
     let unit = 1 << options.page_size_mask.trailing_zeros();
     let mut rig = Rig::new(options.clone());
     let mut oracle = Oracle::of(options, &[8, 9]);
+    // With IOTLBs, ports that live through it all and are looked at after each request.
+    let kept = options.iotlb.map(|_| [8, 9].map(|endpoint| rig.port(endpoint)));
     for op in ops {
         let (bytes, writable) = op.bytes(unit);
         let answer = rig.send(&bytes, writable);
@@ -81,21 +84,10 @@ fn check(options: &DeviceOptions, ops: &[Op]) {
             Expected::Untouched => assert!(answer.is_untouched(), "{op:?}"),
             Expected::Answered(status) => assert_eq!(answer.status(), status, "{op:?}"),
         }
+        kept.iter().flatten().for_each(|port| look(port, &oracle, unit));
     }
     for endpoint in [8, 9] {
-        let port = rig.port(endpoint);
-        for page in 0..PAGES + 8 {
-            for iova in [page * unit, page * unit + unit - 1] {
-                for (access, write) in [(Access::Read, false), (Access::Write, true)] {
-                    let found = port.pin().translate(iova, access).ok().map(|found| found.gpa.0);
-                    assert_eq!(
-                        found,
-                        oracle.translate(endpoint, iova, write),
-                        "{endpoint} {iova:#x} {access:?}"
-                    );
-                }
-            }
-        }
+        look(&rig.port(endpoint), &oracle, unit);
     }
     // Everything goes away, and the caps are where they were.
     for endpoint in [8, 9] {
@@ -106,6 +98,19 @@ fn check(options: &DeviceOptions, ops: &[Op]) {
     rig.device.reset_for_test();
     assert_eq!(rig.counters().mappings_reserved, 0);
     assert_eq!((rig.device.domains(), rig.device.table_bytes()), (0, 0));
+}
+
+/// Looks at every page through a port.
+fn look(port: &EndpointPort, oracle: &Oracle, unit: u64) {
+    let endpoint = port.id().0;
+    for page in 0..PAGES + 8 {
+        for iova in [page * unit, page * unit + unit - 1] {
+            for (access, write) in [(Access::Read, false), (Access::Write, true)] {
+                let found = port.pin().translate(iova, access).ok().map(|found| found.gpa.0);
+                assert_eq!(found, oracle.translate(endpoint, iova, write), "{endpoint} {iova:#x} {access:?}");
+            }
+        }
+    }
 }
 
 trait ResetForTest {
@@ -124,6 +129,17 @@ proptest! {
     #[test]
     fn pages_agree_with_the_oracle(ops in proptest::collection::vec(op(), 1..60)) {
         check(&options(), &ops);
+    }
+
+    #[test]
+    fn iotlbs_agree_with_the_oracle(
+        ops in proptest::collection::vec(op(), 1..40),
+        entries in prop_oneof![Just(4), Just(1024)],
+        bytes in proptest::bool::weighted(0.2),
+    ) {
+        let iotlb = Some(IotlbOptions { entries, ..IotlbOptions::default() });
+        let base = if bytes { byte_granule() } else { options() };
+        check(&DeviceOptions { iotlb, ..base }, &ops);
     }
 
     #[test]

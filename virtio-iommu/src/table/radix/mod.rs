@@ -157,6 +157,23 @@ impl MappingTable for RadixTable {
         self.ask_for(guard, iova.0);
     }
 
+    fn run_at(&self, guard: &Guard<'_>, iova: Iova) -> Option<Mapping> {
+        self.check(guard);
+        let va = iova.0;
+        let (_, word, level) = self.descend(guard, va)?;
+        match word.entry(guard) {
+            Entry::Leaf { offset, perms } => {
+                let start = self.geometry.slot_start(va, level);
+                let range = IovaRange::new(start, self.geometry.slot_end(va, level))?;
+                Some(Mapping { range, gpa: Gpa(start.wrapping_add(offset)), perms })
+            }
+            Entry::Shared(object) if object.state() == State::Live => {
+                Some(Mapping { range: object.range(), gpa: object.gpa(), perms: object.perms() })
+            }
+            Entry::Table(_) | Entry::Shared(_) | Entry::Empty => None,
+        }
+    }
+
     fn for_each(&self, guard: &Guard<'_>, f: &mut dyn FnMut(Mapping)) {
         self.check(guard);
         let all = IovaRange::new(0, self.geometry.last()).unwrap_or(IovaRange::ALL);

@@ -12,6 +12,7 @@ use virtio_iommu_spec::{Gpa, Iova, IovaRange};
 use super::*;
 use crate::{
     epoch::{Fences, Participant, Patience},
+    loom_model::{bounded, model},
     table::Perms,
 };
 
@@ -31,27 +32,6 @@ fn world() -> (Epoch, Arc<RadixTable>) {
     let epoch = Epoch::new(Fences::Symmetric);
     let table = Arc::new(RadixTable::new(&epoch, 12, 14, &Budget::new(1 << 20)).unwrap());
     (epoch, table)
-}
-
-/// Explores every execution of a model of two threads with at most 4 preemptions.
-fn model(f: impl Fn() + Sync + Send + 'static) {
-    bounded(4, f);
-}
-
-/// Explores every execution within the bound (or `LOOM_MAX_PREEMPTIONS`) and prints how many there were.
-fn bounded(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
-    let executions = Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let count = executions.clone();
-    let mut builder = ::loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.max_branches = 20_000;
-    builder.check(move || {
-        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        f();
-    });
-    let executions = executions.load(std::sync::atomic::Ordering::Relaxed);
-    assert!(executions > 1, "the model did not interleave");
-    eprintln!("{}: {executions} executions", std::thread::current().name().unwrap_or("model"));
 }
 
 fn gpa(table: &RadixTable, me: &Participant, page: u64) -> Option<u64> {

@@ -1,0 +1,194 @@
+//! Models of the races between a port's fills and an unmapper, on the shipped IOTLB, log, table and guards.
+
+use std::sync::Arc;
+
+use ::loom::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+use virtio_iommu_spec::{Gpa, Iova, IovaRange};
+
+use super::*;
+use crate::{
+    epoch::{Epoch, Fences, Guard, Participant, Patience},
+    loom_model::model,
+    table::{Budget, MappingTable, RadixTable},
+};
+
+const PAGE: u64 = 4096;
+const PATIENCE: Patience = Patience { spins: 0, yields: 1_000, naps: 0 };
+
+fn page(number: u64) -> IovaRange {
+    IovaRange::with_len(number * PAGE, PAGE).unwrap()
+}
+
+/// A table of two pages, its log and whether page `n` has been given to somebody else.
+struct World {
+    table: RadixTable,
+    log: InvalidationLog,
+    reused: [AtomicBool; 2],
+}
+
+impl World {
+    fn new(epoch: &Epoch, me: &Participant) -> Arc<Self> {
+        let table = RadixTable::new(epoch, 12, 13, &Budget::new(1 << 20)).unwrap();
+        for number in 0..2 {
+            let mapping = Mapping { range: page(number), gpa: Gpa((10 + number) * PAGE), perms: Perms::RW };
+            table.map(&me.pin(), &mapping).unwrap();
+        }
+        let reused = [AtomicBool::new(false), AtomicBool::new(false)];
+        Arc::new(Self { table, log: InvalidationLog::new(), reused })
+    }
+
+    /// What a port does for one access; says whether it went to a page that was no longer its own.
+    fn access(&self, guard: &Guard<'_>, iotlb: &Iotlb, number: u64) -> bool {
+        let iova = number * PAGE;
+        let found = iotlb.find(iova).is_some() || {
+            iotlb.enter(Some(&self.log));
+            match self.table.run_at(guard, Iova(iova)) {
+                Some(found) => {
+                    iotlb.fill(iova, &found);
+                    true
+                }
+                None => false,
+            }
+        };
+        found && self.reused[number as usize].load(Ordering::Relaxed)
+    }
+
+    /// Two guards of a port, a few accesses each.
+    fn port(&self, me: &Participant, accesses: &[u64]) -> u64 {
+        let shape = IotlbOptions { entries: 2, ways: 2, page_sizes: PageSizes::SMALL };
+        let iotlb = Iotlb::new(&shape).unwrap();
+        let mut late = 0;
+        for _ in 0..2 {
+            let guard = me.pin();
+            iotlb.enter(Some(&self.log));
+            late += accesses.iter().filter(|number| self.access(&guard, &iotlb, **number)).count() as u64;
+        }
+        late
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Append {
+    BeforeRemoval,
+    AfterRemoval,
+    Never,
+}
+
+/// An owner unmaps its page and gives it away while a port goes on with it; counts accesses that came too late.
+fn late_accesses(append: Append, wait: bool) -> u64 {
+    let late = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let count = late.clone();
+    model(move || {
+        let epoch = Epoch::new(Fences::Symmetric);
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        let world = World::new(&epoch, &me);
+        let port = {
+            let (world, late) = (world.clone(), late.clone());
+            thread::spawn(move || {
+                late.fetch_add(world.port(&other, &[1]), std::sync::atomic::Ordering::Relaxed);
+            })
+        };
+        if append == Append::BeforeRemoval {
+            world.log.append(page(1));
+        }
+        world.table.unmap(&me.pin(), page(1)).unwrap();
+        if append == Append::AfterRemoval {
+            world.log.append(page(1));
+        }
+        if wait {
+            me.synchronize(PATIENCE).unwrap();
+        }
+        world.reused[1].store(true, Ordering::Relaxed);
+        port.join().unwrap();
+    });
+    count.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+#[test]
+fn no_entry_outlives_the_grace_period_of_its_removal() {
+    assert_eq!(late_accesses(Append::AfterRemoval, true), 0);
+}
+
+#[test]
+fn without_the_append_the_model_above_finds_late_accesses() {
+    assert_ne!(late_accesses(Append::Never, true), 0);
+}
+
+#[test]
+fn with_the_append_before_the_removal_the_model_above_finds_late_accesses() {
+    assert_ne!(late_accesses(Append::BeforeRemoval, true), 0);
+}
+
+#[test]
+fn without_the_grace_period_the_model_above_finds_late_accesses() {
+    assert_ne!(late_accesses(Append::AfterRemoval, false), 0);
+}
+
+/// Three removals by two unmappers through a log of two records: laps, records left out and torn reads. A port that
+/// follows the log never keeps what was removed before it looked.
+#[test]
+fn a_reader_of_the_log_gets_every_finished_record_or_knows_that_it_did_not() {
+    model(|| {
+        let log = Arc::new(InvalidationLog::new());
+        let finished: Arc<[AtomicBool; 3]> = Arc::new(std::array::from_fn(|_| AtomicBool::new(false)));
+        let append = |log: &InvalidationLog, finished: &[AtomicBool; 3], number: usize| {
+            log.append(page(number as u64));
+            finished[number].store(true, Ordering::Release);
+        };
+        let unmapper = {
+            let (log, finished) = (log.clone(), finished.clone());
+            thread::spawn(move || append(&log, &finished, 0))
+        };
+        let second = {
+            let (log, finished) = (log.clone(), finished.clone());
+            thread::spawn(move || {
+                append(&log, &finished, 1);
+                append(&log, &finished, 2);
+            })
+        };
+        let done: Vec<usize> = (0..3).filter(|n| finished[*n].load(Ordering::Acquire)).collect();
+        let head = log.head();
+        let mut found = Vec::new();
+        let read = log.read(0, head, |range| {
+            assert_eq!(range.end() - range.start(), PAGE - 1, "halves of two ranges");
+            found.push((range.start() / PAGE) as usize);
+        });
+        if read.is_ok() {
+            assert!(done.iter().all(|number| found.contains(number)), "{done:?} but {found:?}");
+        }
+        unmapper.join().unwrap();
+        second.join().unwrap();
+    });
+}
+
+/// A port that sees neither domain's log change its domain under its feet.
+#[test]
+fn a_port_that_changes_its_domain_forgets_the_old_one() {
+    model(|| {
+        let epoch = Epoch::new(Fences::Symmetric);
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        let (old, new) = (World::new(&epoch, &me), World::new(&epoch, &me));
+        let moved = Arc::new(AtomicBool::new(false));
+        let port = {
+            let (old, new, moved) = (old.clone(), new.clone(), moved.clone());
+            thread::spawn(move || {
+                let shape = IotlbOptions { entries: 2, ways: 2, page_sizes: PageSizes::SMALL };
+                let iotlb = Iotlb::new(&shape).unwrap();
+                for _ in 0..2 {
+                    let guard = other.pin();
+                    // As an attachment is loaded.
+                    let now = if moved.load(Ordering::Acquire) { &new } else { &old };
+                    iotlb.enter(Some(&now.log));
+                    assert!(!now.access(&guard, &iotlb, 1), "went to a page of the domain it has left");
+                }
+            })
+        };
+        moved.store(true, Ordering::Release);
+        me.synchronize(PATIENCE).unwrap();
+        old.reused[1].store(true, Ordering::Relaxed);
+        port.join().unwrap();
+    });
+}
