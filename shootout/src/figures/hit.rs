@@ -38,7 +38,7 @@ pub(super) fn measure(effort: &Effort) -> Result<Vec<Figure>, MeasureError> {
     ])
 }
 
-/// As many pages as the IOTLB has entries, evenly strided over [`MILLION`], in random order.
+/// As many pages as the IOTLB has entries, evenly strided over a million, in random order.
 pub fn strided_pages(effort: &Effort, entries: usize) -> Vec<u64> {
     let stride = (MILLION as usize / entries).max(1);
     let mut pages: Vec<u64> = sequential_pages(MILLION).step_by(stride).collect();
