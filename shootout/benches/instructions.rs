@@ -27,8 +27,8 @@ mod expected {
     pub(super) const TRANSLATE: u64 = 91_256;
     pub(super) const MAP: u64 = 134_273;
     pub(super) const UNMAP: u64 = 123_001;
-    pub(super) const RING: u64 = 2_212_854;
-    pub(super) const DMA: u64 = 29_196;
+    pub(super) const RING: u64 = 2_351_738;
+    pub(super) const DMA: u64 = 29_966;
 }
 
 fn at_most(expected: u64) -> LibraryBenchmarkConfig {
