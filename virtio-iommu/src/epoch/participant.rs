@@ -137,6 +137,7 @@ impl Epoch {
             number,
             depth: Cell::new(0),
             retired: RefCell::new(Vec::new()),
+            laden: Cell::new(false),
             sealed: RefCell::new(Vec::new()),
             sealed_at: Cell::new(0),
         })
@@ -152,6 +153,8 @@ pub struct Participant {
     number: usize,
     depth: Cell<u32>,
     retired: RefCell<Vec<Retired>>,
+    /// Whether enough has been retired to look if it can be freed: all that a guard's end has to look at.
+    laden: Cell<bool>,
     /// What was retired before the epoch named became current.
     sealed: RefCell<Vec<Retired>>,
     sealed_at: Cell<u64>,
@@ -202,6 +205,7 @@ impl Participant {
         })?;
         reclaim(&self.retired);
         reclaim(&self.sealed);
+        self.laden.set(false);
         Ok(())
     }
 
@@ -243,6 +247,7 @@ impl Participant {
         if others.into_iter().all(|number| shared.has_passed(number, target)) {
             reclaim(&self.sealed);
         }
+        self.laden.set(self.retired.borrow().len() >= COLLECT_AT);
     }
 
     #[cfg(all(test, loom))]
@@ -322,7 +327,9 @@ impl Guard<'_> {
     /// Hands over an object that has been unlinked from every shared place: it is reclaimed once no guard that could
     /// have found it is live.
     pub fn retire(&self, object: Retired) {
-        self.participant.retired.borrow_mut().push(object);
+        let mut retired = self.participant.retired.borrow_mut();
+        retired.push(object);
+        self.participant.laden.set(retired.len() >= COLLECT_AT);
     }
 }
 
@@ -335,7 +342,7 @@ impl Drop for Guard<'_> {
         if depth == 0 {
             // Release pairs with the Acquire in `has_passed`.
             participant.slot.pin.store(QUIESCENT, Ordering::Release);
-            if participant.retired.borrow().len() >= COLLECT_AT {
+            if participant.laden.get() {
                 participant.collect();
             }
         }
