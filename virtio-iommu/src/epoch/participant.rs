@@ -224,7 +224,8 @@ impl Participant {
 
     /// Takes over what participants that went away have left: it was unlinked before this participant's next fence.
     fn adopt(&self) {
-        if self.shared.orphaned.swap(false, Ordering::Relaxed) {
+        let orphaned = &self.shared.orphaned;
+        if orphaned.load(Ordering::Relaxed) && orphaned.swap(false, Ordering::Relaxed) {
             // No atomic operation while the lock is held: under a model checker those switch threads, the lock does not.
             let mut orphans = self.shared.orphans.lock().unwrap_or_else(PoisonError::into_inner);
             self.retired.borrow_mut().append(&mut orphans);
