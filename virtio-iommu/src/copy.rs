@@ -1,8 +1,7 @@
 //! Copies between guest memory and our own.
 //!
-//! `memcpy` switches to `rep movsb` at about 2 KiB where the CPU advertises it as fast. For a page or two its start costs more than
-//! it saves, and it keeps the next translation from overlapping with the copy; so these sizes are copied in pieces
-//! that stay below the switch.
+//! A copy of a few KiB in pieces of one is faster than one `memcpy` here, more so beside translations (docs/tables.md). The
+//! likely cause is that `memcpy` switches to `rep movsb` at about 2 KiB where the CPU advertises it as fast.
 
 #![allow(unsafe_code, reason = "guest memory is reached by pointer")]
 
