@@ -1,9 +1,16 @@
 //! One self-contained page about a run: no script, nothing fetched, light and dark, readable on paper.
 
+mod circumstances;
+mod head;
+mod latency;
 mod meaning;
+mod packet;
 mod page;
-mod sections;
+mod parts;
+mod probes;
+mod ratios;
 mod style;
+mod throughput;
 
 use iommu_results::Run;
 use iommu_results::store::Histograms;
@@ -15,15 +22,15 @@ use page::Page;
 pub fn html(run: &Run, histograms: &Histograms) -> String {
     let groups = view::groups(run);
     let mut page = Page::new(&format!("{} on {}", run.scenario, run.machine));
-    sections::head(&mut page, run);
-    sections::ratios(&mut page, run);
-    sections::per_packet(&mut page, &groups);
-    sections::throughput(&mut page, &groups);
-    sections::latency(&mut page, &groups, histograms);
+    head::head(&mut page, run);
+    ratios::ratios(&mut page, run);
+    packet::per_packet(&mut page, &groups);
+    throughput::throughput(&mut page, &groups);
+    latency::latency(&mut page, &groups, histograms);
     meaning::scale(&mut page, &groups);
-    sections::warnings(&mut page, run);
+    circumstances::warnings(&mut page, run);
     meaning::limits(&mut page, run);
-    sections::environment(&mut page, run);
-    sections::probes(&mut page, run);
+    circumstances::environment(&mut page, run);
+    probes::probes(&mut page, run);
     page.finish(run)
 }
