@@ -47,3 +47,46 @@ pub const FAULTS_DROPPED: &str = "faults_dropped";
 pub const BYTES_MOVED: &str = "bytes_moved";
 /// Count: payload bytes whose checksum was verified at the receiver.
 pub const BYTES_VERIFIED: &str = "bytes_verified";
+
+/// Count: look-ups of the modelled IOTLB, hits and misses. It and the six below exist only where an IOTLB was modelled.
+pub const IOTLB_LOOKUPS: &str = "iotlb_lookups";
+/// Count: look-ups that an entry of the modelled IOTLB answered.
+pub const IOTLB_HITS: &str = "iotlb_hits";
+/// Count: look-ups that walked the mapping table.
+pub const IOTLB_MISSES: &str = "iotlb_misses";
+/// Count: entries made.
+pub const IOTLB_FILLS: &str = "iotlb_fills";
+/// Count: entries that made room for others.
+pub const IOTLB_EVICTIONS: &str = "iotlb_evictions";
+/// Count: entries dropped because an UNMAP covered them.
+pub const IOTLB_INVALIDATIONS: &str = "iotlb_invalidations";
+/// Count: times an IOTLB was dropped whole.
+pub const IOTLB_FLUSHES: &str = "iotlb_flushes";
+
+/// Unit of figures per packet: a plain number.
+pub const PER_PACKET: &str = "1/packet";
+
+/// The metrics made of one count of the modelled IOTLB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IotlbRate {
+    /// The count.
+    pub count: &'static str,
+    /// Metric: it by packet, in [`PER_PACKET`].
+    pub per_packet: &'static str,
+    /// Metric: it by second, in [`PER_SECOND`].
+    pub per_second: &'static str,
+}
+
+macro_rules! iotlb_rates {
+    ($($name:literal),* $(,)?) => {
+        [$(IotlbRate {
+            count: concat!("iotlb_", $name),
+            per_packet: concat!("modelled_iotlb_", $name, "_per_packet"),
+            per_second: concat!("modelled_iotlb_", $name, "_per_s"),
+        }),*]
+    };
+}
+
+/// Rates of the modelled IOTLB.
+pub const IOTLB_RATES: [IotlbRate; 6] =
+    iotlb_rates!["lookups", "hits", "misses", "fills", "evictions", "invalidations"];

@@ -2,8 +2,15 @@
 
 use std::{error::Error, sync::Arc};
 
-use iommu_workloads::{Bus, CaseSpec};
-use virtio_iommu::{DeviceOptions, epoch::Fences};
+use iommu_workloads::{
+    Bus, CaseSpec, Params,
+    scenario::{Device, IotlbPages},
+};
+use virtio_iommu::{
+    DeviceOptions,
+    epoch::Fences,
+    iotlb::{IotlbOptions, PageSize, PageSizes},
+};
 use virtio_transport::{MmioTransport, NoInterrupt, ServiceMode, VirtioDevice};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -31,7 +38,28 @@ pub(super) fn iommu_options(case: &CaseSpec, service: ServiceMode) -> DeviceOpti
     let default = DeviceOptions::default();
     // Inline, endpoint and unmapper share a thread: a fence at each end is cheaper than a system call for each UNMAP.
     let fences = if service == ServiceMode::Inline { Fences::Symmetric } else { Fences::best() };
-    DeviceOptions { service, fences, queue_sizes: [requests, default.queue_sizes[1]], ..default }
+    DeviceOptions {
+        service,
+        fences,
+        queue_sizes: [requests, default.queue_sizes[1]],
+        iotlb: iotlb_options(case),
+        ..default
+    }
+}
+
+/// The modelled IOTLB of the case's endpoints. None where they translate nothing or do not exist, so that nothing is
+/// counted that does not happen.
+pub(super) fn iotlb_options(case: &CaseSpec) -> Option<IotlbOptions> {
+    let Params { iotlb_entries, iotlb_ways, iotlb_page_sizes, .. } = case.params;
+    if iotlb_entries == 0 || !case.mode.translates() || case.test.device() == Device::None {
+        return None;
+    }
+    let page_sizes = match iotlb_page_sizes {
+        IotlbPages::Small => PageSizes::SMALL,
+        IotlbPages::UpToLarge => PageSizes::of(&[PageSize::Small, PageSize::Large]),
+        IotlbPages::All => PageSizes::ALL,
+    };
+    Some(IotlbOptions { entries: iotlb_entries as usize, ways: usize::from(iotlb_ways), page_sizes })
 }
 
 /// The registers of a device, as the guest reaches them.

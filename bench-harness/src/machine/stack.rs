@@ -12,12 +12,14 @@ use iommu_results::{Param, names};
 use iommu_workloads::{
     Attached, CaseSpec, NullRecorder, Platform, Recorder, Stop, Workload, dma::Counts, workload,
 };
-use virtio_iommu::{Counters, Device, device::RequestKind, memory::GuestRam, spec::EndpointId};
+use virtio_iommu::{
+    Counters, Device, device::RequestKind, iotlb::IotlbCounters, memory::GuestRam, spec::EndpointId,
+};
 use virtio_transport::{ServiceMode, VirtioDevice};
 
 use super::{
     Amount, CaseError, LocalOptions, PreparedCase, Slice, Time,
-    build::{bus, chain, guest_memory, iommu_options},
+    build::{bus, chain, guest_memory, iommu_options, iotlb_options},
     card::{Card, CardBuilder, cards_of},
     observer::BatchTimer,
 };
@@ -48,6 +50,8 @@ struct DeviceSide {
     bytes_verified: u64,
     faults: u64,
     faults_dropped: u64,
+    /// Of the modelled IOTLBs, where there are any.
+    iotlb: Option<IotlbCounters>,
 }
 
 impl Stack {
@@ -126,11 +130,13 @@ impl Stack {
     }
 
     fn device_side(&self) -> DeviceSide {
-        let faults = self.iommu.as_ref().map(|device| device.counters().faults).unwrap_or_default();
+        let counters = self.iommu.as_ref().map(|device| device.counters());
+        let faults = counters.as_ref().map(|counters| counters.faults).unwrap_or_default();
         DeviceSide {
             bytes_verified: self.cards.iter().map(|card| card.counts().bytes_verified).sum(),
             faults: faults.delivered,
             faults_dropped: faults.dropped(),
+            iotlb: counters.filter(|_| iotlb_options(&self.case).is_some()).map(|counters| counters.iotlb),
         }
     }
 
@@ -145,6 +151,10 @@ impl Stack {
         if self.iommu.is_some() {
             counts.insert(names::FAULTS.to_owned(), now.faults - before.faults);
             counts.insert(names::FAULTS_DROPPED.to_owned(), now.faults_dropped - before.faults_dropped);
+        }
+        if let (Some(now), Some(before)) = (now.iotlb, before.iotlb) {
+            let pairs = iotlb_counts(&now).into_iter().zip(iotlb_counts(&before));
+            counts.extend(pairs.map(|((name, now), (_, before))| (name.to_owned(), now - before)));
         }
         counts
     }
@@ -194,6 +204,19 @@ impl PreparedCase for Stack {
         let total = outcome.map_err(|source| error(chain(&source)))?;
         iommu.map_or(Ok(()), |device| agree(&total, &device.counters())).map_err(error)
     }
+}
+
+/// Counters of IOTLBs by their name in a result.
+fn iotlb_counts(counters: &IotlbCounters) -> [(&'static str, u64); 7] {
+    [
+        (names::IOTLB_LOOKUPS, counters.lookups),
+        (names::IOTLB_HITS, counters.hits),
+        (names::IOTLB_MISSES, counters.misses),
+        (names::IOTLB_FILLS, counters.fills),
+        (names::IOTLB_EVICTIONS, counters.evictions),
+        (names::IOTLB_INVALIDATIONS, counters.invalidations),
+        (names::IOTLB_FLUSHES, counters.flushes),
+    ]
 }
 
 /// What broke, if anything: a panic on a service thread, damaged payload, a fault nobody provoked.

@@ -77,10 +77,11 @@ fn end_warning(end: &End) -> Option<String> {
 fn case(spec: &CaseSpec, gathered: Gathered, exact: bool, seed: u64) -> Case {
     let mut case = Case::new(&spec.id, endpoint(spec), mode(spec), spec.test.name());
     case.params = spec.values.iter().map(|(name, value)| ((*name).to_owned(), param(value))).collect();
-    case.params.extend(gathered.params);
+    case.params.extend(gathered.params.clone());
     case.metrics = metrics_of(spec.test)
         .map(|(name, unit)| (name.to_owned(), metric(gathered.series.get(name), unit, exact, seed)))
         .collect();
+    case.metrics.extend(iotlb_rates(&gathered, exact, seed));
     let summaries = gathered.histograms.iter().filter_map(|(name, h)| Some((name.clone(), h.summary()?)));
     case.histograms = summaries.collect();
     case.counts = gathered.counts;
@@ -117,6 +118,20 @@ fn metrics_of(test: Test) -> impl Iterator<Item = (&'static str, &'static str)> 
         _ => (names::THROUGHPUT, names::BYTES_PER_SECOND),
     };
     [main, (names::CPU_PER_PACKET, names::NANOSECONDS)].into_iter()
+}
+
+/// Rates of the modelled IOTLB, where there is one.
+fn iotlb_rates(gathered: &Gathered, exact: bool, seed: u64) -> impl Iterator<Item = (String, Metric)> {
+    let counted = names::IOTLB_RATES.into_iter().filter(|rate| gathered.counts.contains_key(rate.count));
+    counted.flat_map(move |rate| {
+        let metric =
+            |name, unit, exact| (String::from(name), metric(gathered.series.get(name), unit, exact, seed));
+        [
+            // A count by a count: no clock takes part.
+            metric(rate.per_packet, names::PER_PACKET, false),
+            metric(rate.per_second, names::PER_SECOND, exact),
+        ]
+    })
 }
 
 fn metric(series: Option<&Vec<(u32, f64)>>, unit: &str, exact: bool, seed: u64) -> Metric {

@@ -40,7 +40,7 @@ impl Gathered {
 
 /// A slice's metrics, as far as it has them.
 fn rates(slice: &Slice) -> impl Iterator<Item = (&'static str, f64)> {
-    use iommu_results::names::{CPU_PER_PACKET, THROUGHPUT, TRANSACTIONS};
+    use iommu_results::names::{CPU_PER_PACKET, IOTLB_RATES, THROUGHPUT, TRANSACTIONS};
     let per_second = |n: u64| {
         let elapsed_ns = slice.elapsed_ns.filter(|ns| *ns > 0 && n > 0)?;
         Some(n as f64 * 1e9 / elapsed_ns as f64)
@@ -51,7 +51,14 @@ fn rates(slice: &Slice) -> impl Iterator<Item = (&'static str, f64)> {
         (TRANSACTIONS, per_second(slice.transactions)),
         (CPU_PER_PACKET, cpu),
     ];
-    found.into_iter().filter_map(|(name, rate)| rate.map(|rate| (name, rate)))
+    let iotlb = IOTLB_RATES.into_iter().flat_map(move |rate| {
+        let n = slice.counts.get(rate.count).copied();
+        let per_packet = n.filter(|_| slice.packets > 0).map(|n| n as f64 / slice.packets as f64);
+        let seconds = slice.elapsed_ns.filter(|ns| *ns > 0).map(|ns| ns as f64 / 1e9);
+        let per_second = n.zip(seconds).map(|(n, seconds)| n as f64 / seconds);
+        [(rate.per_packet, per_packet), (rate.per_second, per_second)]
+    });
+    found.into_iter().chain(iotlb).filter_map(|(name, rate)| rate.map(|rate| (name, rate)))
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ const OVERHEAD_BYTES: u64 = 4 << 20;
 const MAX_DATAGRAM_BYTES: u32 = 65507;
 
 pub(super) fn check(test: Test, mode: Mode, params: &Params) -> Result<(), Conflict> {
+    if (1..u32::from(params.iotlb_ways)).contains(&params.iotlb_entries) {
+        return Err(Conflict::Iotlb { entries: params.iotlb_entries, ways: params.iotlb_ways });
+    }
     match test.device() {
         Device::Nic => nic(test, params),
         Device::Engine => engine(params),

@@ -197,6 +197,14 @@ pub enum Conflict {
         /// The mode.
         mode: crate::dma::Mode,
     },
+    /// The IOTLB has fewer entries than a set of it.
+    #[error("iotlb_entries ({entries}) is less than iotlb_ways ({ways})")]
+    Iotlb {
+        /// Entries, over all sets.
+        entries: u32,
+        /// Entries of a set.
+        ways: u16,
+    },
     /// More in flight than the ring holds.
     #[error("queue_depth ({depth}) times {pieces} descriptors is more than ring_size ({ring_size})")]
     Depth {

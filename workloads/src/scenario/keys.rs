@@ -9,6 +9,8 @@ pub enum Accepts {
     Int(u64, u64),
     /// Powers of two from the first to the second.
     PowerOfTwo(u64, u64),
+    /// As [`PowerOfTwo`](Self::PowerOfTwo), or 0 for none.
+    ZeroOrPowerOfTwo(u64, u64),
     /// Multiples of the third from the first to the second.
     Multiple(u64, u64, u64),
     /// Numbers from the first to the second.
@@ -22,6 +24,7 @@ impl std::fmt::Display for Accepts {
         match *self {
             Self::Int(low, high) => write!(f, "a whole number from {low} to {high}"),
             Self::PowerOfTwo(low, high) => write!(f, "a power of two from {low} to {high}"),
+            Self::ZeroOrPowerOfTwo(low, high) => write!(f, "0 or a power of two from {low} to {high}"),
             Self::Multiple(low, high, of) => write!(f, "a multiple of {of} from {low} to {high}"),
             Self::Float(low, high) => write!(f, "a number from {low:.1} to {high:.1}"),
             Self::Word(words) => write!(f, "one of {}", words.join(", ")),
@@ -35,6 +38,9 @@ impl Accepts {
         match (*self, value) {
             (Self::Int(low, high), Value::Int(n)) => (low..=high).contains(n),
             (Self::PowerOfTwo(low, high), Value::Int(n)) => (low..=high).contains(n) && n.is_power_of_two(),
+            (Self::ZeroOrPowerOfTwo(low, high), Value::Int(n)) => {
+                *n == 0 || (low..=high).contains(n) && n.is_power_of_two()
+            }
             (Self::Multiple(low, high, of), Value::Int(n)) => {
                 (low..=high).contains(n) && n.is_multiple_of(of)
             }
@@ -63,7 +69,7 @@ const fn key(name: &'static str, accepts: Accepts, default: &'static str, meanin
 }
 
 /// Every parameter, by name.
-pub const KEYS: [Key; 30] = [
+pub const KEYS: [Key; 33] = [
     key(
         "ack_every",
         Accepts::Int(1, 64),
@@ -105,6 +111,19 @@ pub const KEYS: [Key; 30] = [
         "256",
         "descriptors of the IOMMU's request queue, 2 a request",
     ),
+    key(
+        "iotlb_entries",
+        Accepts::ZeroOrPowerOfTwo(1, 1 << 20),
+        "0",
+        "entries of the modelled IOTLB of each endpoint, which then answers its accesses; 0 for none",
+    ),
+    key(
+        "iotlb_page_sizes",
+        Accepts::Word(&["4K", "4K+2M", "4K+2M+1G"]),
+        "4K+2M+1G",
+        "page sizes that an entry of the modelled IOTLB may have",
+    ),
+    key("iotlb_ways", Accepts::PowerOfTwo(1, 16), "4", "entries of a set of the modelled IOTLB"),
     key(
         "live_mappings",
         Accepts::Int(1, 1 << 20),

@@ -49,6 +49,17 @@ pub enum DmaDirection {
     Write,
 }
 
+/// Page sizes that the modelled IOTLB caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IotlbPages {
+    /// 4 KiB.
+    Small,
+    /// 4 KiB and 2 MiB.
+    UpToLarge,
+    /// 4 KiB, 2 MiB and 1 GiB.
+    All,
+}
+
 /// The parameters of one case; [`KEYS`] says what they mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the rows of KEYS, where they are documented")]
@@ -64,6 +75,9 @@ pub struct Params {
     pub frag_bytes: u32,
     pub guest_memory_mib: u32,
     pub iommu_ring_size: u16,
+    pub iotlb_entries: u32,
+    pub iotlb_page_sizes: IotlbPages,
+    pub iotlb_ways: u16,
     pub live_mappings: u32,
     pub map_bytes: u32,
     pub message_bytes: u32,
@@ -161,6 +175,13 @@ impl Params {
             frag_bytes: wide("frag_bytes"),
             guest_memory_mib: wide("guest_memory_mib"),
             iommu_ring_size: small("iommu_ring_size"),
+            iotlb_entries: wide("iotlb_entries"),
+            iotlb_page_sizes: match word("iotlb_page_sizes") {
+                "4K" => IotlbPages::Small,
+                "4K+2M" => IotlbPages::UpToLarge,
+                _ => IotlbPages::All,
+            },
+            iotlb_ways: small("iotlb_ways"),
             live_mappings: wide("live_mappings"),
             map_bytes: wide("map_bytes"),
             message_bytes: wide("message_bytes"),

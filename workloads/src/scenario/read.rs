@@ -258,9 +258,10 @@ fn accept(key: &Key, raw: &Raw) -> Result<Value, ScenarioError> {
     let value = match key.accepts {
         Accepts::Word(_) => Some(Value::Text(raw.text.clone())),
         Accepts::Float(..) => raw.text.parse().ok().map(Value::Float),
-        Accepts::Int(..) | Accepts::PowerOfTwo(..) | Accepts::Multiple(..) => {
-            parse_int(&raw.text).map(Value::Int)
-        }
+        Accepts::Int(..)
+        | Accepts::PowerOfTwo(..)
+        | Accepts::ZeroOrPowerOfTwo(..)
+        | Accepts::Multiple(..) => parse_int(&raw.text).map(Value::Int),
     };
     value.filter(|value| key.accepts.takes(value)).ok_or_else(|| {
         let nearest = match key.accepts {
