@@ -23,18 +23,42 @@ impl Clock for WallClock {
     }
 }
 
-/// The histograms of one case, in nanoseconds. Each has its own lock: driver and service threads record at once.
+/// The latencies of one case, in nanoseconds. Each has its own lock: driver and service threads record at once.
 #[derive(Debug, Default)]
 pub(crate) struct Latencies {
-    map: Mutex<Histogram>,
-    unmap: Mutex<Histogram>,
-    dma: Mutex<Histogram>,
-    service: Mutex<Histogram>,
-    grace: Mutex<Histogram>,
+    map: Mutex<Latency>,
+    unmap: Mutex<Latency>,
+    dma: Mutex<Latency>,
+    service: Mutex<Latency>,
+    grace: Mutex<Latency>,
+}
+
+/// A histogram, and the exact sum of what is in it: a histogram's step is 1 ns, which is several per cent of a short
+/// operation, and a batch's share per request is rounded down before it gets there.
+#[derive(Debug, Default)]
+struct Latency {
+    histogram: Histogram,
+    sum_ns: u64,
+}
+
+impl Latency {
+    fn record(&mut self, ns: u64) {
+        self.histogram.record(ns);
+        self.sum_ns = self.sum_ns.saturating_add(ns);
+    }
+}
+
+/// What was recorded since the last time.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// By name, only those that hold anything.
+    pub(crate) histograms: BTreeMap<String, Histogram>,
+    /// Exact means of the same values, ns.
+    pub(crate) means_ns: BTreeMap<String, f64>,
 }
 
 impl Latencies {
-    fn named(&self) -> [(&'static str, &Mutex<Histogram>); 5] {
+    fn named(&self) -> [(&'static str, &Mutex<Latency>); 5] {
         [
             (names::MAP_LATENCY, &self.map),
             (names::UNMAP_LATENCY, &self.unmap),
@@ -44,22 +68,27 @@ impl Latencies {
         ]
     }
 
-    /// Takes out the histograms that hold anything, by name; empty ones stay behind.
-    pub(crate) fn take(&self) -> BTreeMap<String, Histogram> {
-        let mut taken = BTreeMap::new();
-        for (name, histogram) in self.named() {
-            let mut histogram = lock(histogram);
-            if !histogram.is_empty() {
-                taken.insert(name.to_owned(), histogram.clone());
-                histogram.clear();
+    /// Takes out what was recorded; empty histograms stay behind.
+    pub(crate) fn take(&self) -> Taken {
+        let mut taken = Taken::default();
+        for (name, latency) in self.named() {
+            let mut latency = lock(latency);
+            let count = latency.histogram.count();
+            if count > 0 {
+                taken.histograms.insert(name.to_owned(), latency.histogram.clone());
+                taken.means_ns.insert(name.to_owned(), latency.sum_ns as f64 / count as f64);
+                latency.histogram.clear();
+                latency.sum_ns = 0;
             }
         }
         taken
     }
 
-    /// `requests` served by the device in one batch, `ns` each.
-    pub(crate) fn request_service(&self, ns: u64, requests: u64) {
-        lock(&self.service).record_n(ns, requests);
+    /// A batch of `requests` that the device served in `batch_ns`; at least one.
+    pub(crate) fn request_service(&self, batch_ns: u64, requests: u64) {
+        let mut service = lock(&self.service);
+        service.histogram.record_n(batch_ns / requests.max(1), requests);
+        service.sum_ns = service.sum_ns.saturating_add(batch_ns);
     }
 
     /// One wait for a grace period.
@@ -129,9 +158,22 @@ mod tests {
         let latencies = Latencies::default();
         latencies.map_latency(100);
         latencies.grace_wait(7);
-        let names: Vec<_> = latencies.take().into_keys().collect();
+        let names: Vec<_> = latencies.take().histograms.into_keys().collect();
         assert_eq!(names, [names::GRACE_WAIT, names::MAP_LATENCY]);
-        assert!(latencies.take().is_empty());
+        assert!(latencies.take().histograms.is_empty());
+    }
+
+    #[test]
+    fn means_are_exact_where_the_histogram_rounds_down() {
+        let latencies = Latencies::default();
+        for _ in 0..4 {
+            latencies.request_service(299, 3);
+        }
+        let taken = latencies.take();
+        assert_eq!(taken.histograms[names::REQUEST_SERVICE].quantile(0.5), Some(99));
+        assert_eq!(taken.means_ns[names::REQUEST_SERVICE], 299.0 / 3.0);
+        latencies.request_service(60, 1);
+        assert_eq!(latencies.take().means_ns[names::REQUEST_SERVICE], 60.0);
     }
 
     #[test]
@@ -143,6 +185,6 @@ mod tests {
             let ticks = sampler.now() - start;
             sampler.frame(Direction::ToGuest, 1, ticks);
         }
-        assert_eq!(latencies.take()[names::DMA_LATENCY].count(), 4);
+        assert_eq!(latencies.take().histograms[names::DMA_LATENCY].count(), 4);
     }
 }

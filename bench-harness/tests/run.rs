@@ -212,3 +212,28 @@ fn report_is_made_again_byte_for_byte() {
     assert_eq!(out.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&out.stderr).contains("run.json"));
 }
+
+#[test]
+fn every_slice_is_kept_and_the_means_are_those_of_the_slices() {
+    let store = tempfile::tempdir().unwrap();
+    let run = run_json(store.path(), &["netperf-strict", "--duration", "80ms"]);
+    let stored = iommu_results::Store::load(store.path().join(run["run_id"].as_str().unwrap())).unwrap();
+    assert_eq!(stored.verify().unwrap(), iommu_results::Integrity::Verified);
+    let series = stored.series().unwrap().expect("a run has its slices");
+    assert_eq!(series.cases.len(), stored.run.cases.len());
+    for case in &stored.run.cases {
+        for (name, metric) in &case.metrics {
+            let slices = series.of(&case.id, name).unwrap();
+            let rounds: Vec<u32> = slices.slices.iter().map(|slice| slice.round).collect();
+            assert_eq!(rounds, (0..8).collect::<Vec<_>>(), "{} {name}", case.id);
+            assert!(slices.slices.is_sorted_by(|a, b| a.at_ns < b.at_ns));
+            let mean = slices.values().iter().sum::<f64>() / 8.0;
+            assert!((mean / metric.value().unwrap() - 1.0).abs() < 1e-9, "{} {name}", case.id);
+        }
+        for (name, summary) in &case.histograms {
+            let means = series.of(&case.id, name).unwrap().values();
+            let (low, high) = (summary.min as f64, summary.max as f64 + 1.0);
+            assert!(means.iter().all(|mean| (low..=high).contains(mean)), "{} {name}: {means:?}", case.id);
+        }
+    }
+}

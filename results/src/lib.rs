@@ -3,12 +3,14 @@
 //! - [`schema`]: the types of `run.json`, schema [`SCHEMA`], and what makes one valid.
 //! - [`histogram`]: full-resolution latency histograms and their summaries.
 //! - [`environment`]: what the machine is, each fact with the reason where it could not be read.
+//! - [`series`]: what each slice measured.
 //! - [`store`]: one new folder a run, written under a temporary name and renamed when complete.
 
 pub mod environment;
 pub mod histogram;
 pub mod names;
 pub mod schema;
+pub mod series;
 pub mod store;
 pub mod validate;
 
@@ -19,5 +21,6 @@ pub use schema::{
     Case, EndpointKind, Machine, Metric, Mode, Overhead, Param, ProbeAttached, ProbeSkipped, Probes,
     Relative, Run, SCHEMA,
 };
-pub use store::{Histograms, RunFolder, Store, StoreError, StoredRun};
+pub use series::{CaseSeries, MetricSeries, SERIES_SCHEMA, Series, SeriesError, SliceValue};
+pub use store::{Histograms, Integrity, RunFolder, Store, StoreError, StoredRun};
 pub use validate::{Invalid, LoadError};

@@ -90,3 +90,15 @@ macro_rules! iotlb_rates {
 /// Rates of the modelled IOTLB.
 pub const IOTLB_RATES: [IotlbRate; 6] =
     iotlb_rates!["lookups", "hits", "misses", "fills", "evictions", "invalidations"];
+
+/// The unit of a metric, or of a histogram's mean.
+pub fn unit_of(name: &str) -> &'static str {
+    match name {
+        THROUGHPUT => BYTES_PER_SECOND,
+        TRANSACTIONS => PER_SECOND,
+        _ if IOTLB_RATES.iter().any(|rate| rate.per_packet == name) => PER_PACKET,
+        _ if IOTLB_RATES.iter().any(|rate| rate.per_second == name) => PER_SECOND,
+        // What is no rate is a time.
+        _ => NANOSECONDS,
+    }
+}

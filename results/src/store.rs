@@ -3,6 +3,7 @@
 //! A run is written into a hidden folder beside its final place, flushed to the disk and renamed. A reader therefore
 //! sees a whole run or none, a crash leaves only a hidden folder behind, and nothing is ever overwritten.
 
+mod checksums;
 mod error;
 mod folder;
 
@@ -12,16 +13,20 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+pub use checksums::{CHECKSUM_FILE, Integrity};
 pub use error::StoreError;
 pub use folder::RunFolder;
 
 use crate::histogram::Histogram;
 use crate::schema::Run;
+use crate::series::Series;
 
 /// File name of the run inside its folder.
 pub const RUN_FILE: &str = "run.json";
 /// File name of the report inside the run's folder.
 pub const REPORT_FILE: &str = "report.html";
+/// File name of what each slice measured inside the run's folder.
+pub const SERIES_FILE: &str = "series.json";
 /// Folder of the full-resolution histograms inside the run's folder.
 pub const HISTOGRAM_FOLDER: &str = "histograms";
 /// Prefix of a folder whose run is not complete.
@@ -164,6 +169,25 @@ impl StoredRun {
             }
         }
         Ok(histograms)
+    }
+
+    /// What each slice measured; `None` where the file is absent, as in runs that a version before it stored.
+    ///
+    /// # Errors
+    /// [`StoreError`] naming the file that cannot be read, is damaged or belongs to another run.
+    pub fn series(&self) -> Result<Option<Series>, StoreError> {
+        let path = self.folder.join(SERIES_FILE);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StoreError::Read { path, source }),
+        };
+        let text = String::from_utf8(bytes).map_err(|error| StoreError::NotText {
+            path: path.clone(),
+            valid_bytes: error.utf8_error().valid_up_to(),
+        })?;
+        let series = Series::from_json(&text, &self.run.run_id);
+        series.map(Some).map_err(|source| StoreError::Series { path, source })
     }
 }
 

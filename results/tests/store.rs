@@ -6,7 +6,10 @@ use std::fs;
 use std::process::Command;
 
 use common::{sample, started};
-use iommu_results::{Histogram, Invalid, LoadError, Store, StoreError};
+use iommu_results::{
+    CaseSeries, Histogram, Integrity, Invalid, LoadError, MetricSeries, SERIES_SCHEMA, Series, SliceValue,
+    Store, StoreError,
+};
 
 fn commit(store: &Store) -> std::path::PathBuf {
     let folder = store.begin("netperf-strict", started()).unwrap();
@@ -194,6 +197,79 @@ fn a_damaged_histogram_is_named_and_a_missing_one_left_out() {
     fs::write(&file, "damaged").unwrap();
     let error = stored.histograms().unwrap_err();
     assert!(matches!(error, StoreError::Histogram { .. }) && error.path() == file, "{error}");
+}
+
+fn series(run_id: &str) -> Series {
+    let slices = (0..4).map(|round| SliceValue { round, at_ns: u64::from(round) * 500, value: 1000.0 });
+    let metric = MetricSeries { unit: "bytes/s".to_owned(), slices: slices.collect() };
+    let metrics = [("throughput".to_owned(), metric)].into();
+    let cases = vec![CaseSeries { id: "tcp_stream/off".to_owned(), metrics }];
+    Series { schema: SERIES_SCHEMA.to_owned(), run_id: run_id.to_owned(), cases }
+}
+
+#[test]
+fn slices_come_back_and_belong_to_their_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut folder = store.begin("s", started()).unwrap();
+    let run = sample(folder.run_id());
+    assert!(matches!(folder.write_series(&series("other")), Err(StoreError::Series { .. })));
+    let mut broken = series(folder.run_id());
+    broken.cases[0].metrics.get_mut("throughput").unwrap().slices[2].value = f64::NAN;
+    assert!(matches!(folder.write_series(&broken), Err(StoreError::Series { .. })));
+    folder.write_series(&series(&run.run_id)).unwrap();
+    let place = folder.commit(&run).unwrap();
+    let stored = Store::load(&place).unwrap();
+    assert_eq!(stored.series().unwrap(), Some(series(&run.run_id)));
+    assert_eq!(stored.verify().unwrap(), Integrity::Verified);
+
+    let without = Store::load(commit(&store)).unwrap();
+    assert_eq!(without.series().unwrap(), None);
+}
+
+#[test]
+fn an_edit_after_the_run_was_stored_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = commit(&Store::open(dir.path()).unwrap());
+    let verify = || Store::load(&place).unwrap().verify();
+    assert_eq!(verify().unwrap(), Integrity::Verified);
+    fs::write(place.join("report.html"), "made again").unwrap();
+    assert_eq!(verify().unwrap(), Integrity::Verified, "the report may be made again");
+
+    // Every rule of the schema holds; only the sum says that a figure was changed.
+    let file = place.join("run.json");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen(r#""packets": 100"#, r#""packets": 101"#, 1)).unwrap();
+    let error = verify().unwrap_err();
+    assert!(matches!(&error, StoreError::Changed { path } if *path == file), "{error}");
+    fs::write(&file, &text).unwrap();
+    assert_eq!(verify().unwrap(), Integrity::Verified);
+
+    let added = place.join("series.json");
+    fs::write(&added, "{}").unwrap();
+    assert!(matches!(verify(), Err(StoreError::Changed { path }) if path == added));
+    fs::remove_file(&added).unwrap();
+
+    let sums = place.join("SHA256SUMS");
+    let stored = fs::read_to_string(&sums).unwrap();
+    for damaged in [stored[1..].to_owned(), stored.replace("run.json", "../run.json"), "x".to_owned()] {
+        fs::write(&sums, damaged).unwrap();
+        assert!(matches!(verify(), Err(StoreError::Checksums { line: 1, .. })));
+    }
+    fs::write(&sums, "").unwrap();
+    assert!(matches!(verify(), Err(StoreError::Changed { path }) if path == file), "a sum was removed");
+    fs::remove_file(&sums).unwrap();
+    assert_eq!(verify().unwrap(), Integrity::Unknown, "runs of earlier versions have no sums");
+}
+
+#[test]
+fn sha256sum_agrees() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = commit(&Store::open(dir.path()).unwrap());
+    match Command::new("sha256sum").args(["--strict", "-c", "SHA256SUMS"]).current_dir(&place).output() {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+        Err(error) => eprintln!("SKIPPED: sha256sum cannot be run ({error}); install coreutils"),
+    }
 }
 
 /// The kernel's limit on a file's size stands for a disk that fills up half-way through a file: the same path through

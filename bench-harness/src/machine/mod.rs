@@ -43,6 +43,8 @@ pub(crate) struct Slice {
     pub(crate) counts: BTreeMap<String, u64>,
     /// Latencies in nanoseconds by their name in `run.json`.
     pub(crate) histograms: BTreeMap<String, Histogram>,
+    /// Exact means of the same latencies, in nanoseconds.
+    pub(crate) means_ns: BTreeMap<String, f64>,
 }
 
 /// A case cannot be set up, or broke while it ran.

@@ -62,7 +62,7 @@ impl ServiceObserver for BatchTimer {
         }
         if requests > 0 {
             let own = total.saturating_sub(self.grace_ns.unwrap_or(0));
-            self.latencies.request_service(own / u64::from(requests), u64::from(requests));
+            self.latencies.request_service(own, u64::from(requests));
         }
     }
 }

@@ -23,7 +23,10 @@ use super::{
     card::{Card, CardBuilder, cards_of},
     observer::BatchTimer,
 };
-use crate::{clock::process_cpu_ns, measure::Latencies};
+use crate::{
+    clock::process_cpu_ns,
+    measure::{Latencies, Taken},
+};
 
 /// The first device's endpoint ID: bus 0, device 1, function 0. The others follow, one device each.
 const FIRST_ENDPOINT: u32 = 8;
@@ -183,6 +186,7 @@ impl PreparedCase for Stack {
         }
         let stats = outcome.map_err(|error| self.error(chain(&error)))?;
         let timed = start_ns.is_some();
+        let Taken { histograms, means_ns } = self.latencies.take();
         Ok(Slice {
             elapsed_ns: timed.then_some(stats.elapsed_ns),
             cpu_ns: timed.then_some(cpu_ns),
@@ -190,7 +194,8 @@ impl PreparedCase for Stack {
             payload_bytes: stats.counts.bytes_moved,
             transactions: stats.counts.transactions,
             counts: self.counts(stats.counts),
-            histograms: self.latencies.take(),
+            histograms,
+            means_ns,
         })
     }
 

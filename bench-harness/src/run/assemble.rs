@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use iommu_analysis::stats::{self, LEVEL};
 use iommu_results::{
-    Case, EndpointKind, Environment, Histograms, Machine, Metric, Mode, Param, ProbeSkipped, Probes,
-    Relative, Run, SCHEMA, Timestamp, names, revision,
+    Case, CaseSeries, EndpointKind, Environment, Histograms, Machine, Metric, MetricSeries, Mode, Param,
+    ProbeSkipped, Probes, Relative, Run, SCHEMA, SERIES_SCHEMA, Series, SliceValue, Timestamp, names,
+    revision,
 };
 use iommu_workloads::{CaseSpec, Test, scenario::Value};
 
@@ -31,8 +32,18 @@ pub(crate) struct Facts {
     pub(crate) probes: cli::Probes,
 }
 
-/// The run and its full-resolution histograms.
-pub(crate) fn assemble(request: &Request, outcome: Outcome, facts: Facts) -> (Run, Histograms) {
+/// A run as it is stored.
+pub(crate) struct Assembled {
+    /// The run.
+    pub(crate) run: Run,
+    /// Its full-resolution histograms.
+    pub(crate) histograms: Histograms,
+    /// What each of its slices measured.
+    pub(crate) series: Series,
+}
+
+/// Everything that is stored of a run.
+pub(crate) fn assemble(request: &Request, outcome: Outcome, facts: Facts) -> Assembled {
     let Request { scenario, cases: specs, exact, .. } = request;
     let mut warnings = facts.environment.warnings();
     warnings.extend(end_warning(&outcome.end));
@@ -41,6 +52,7 @@ pub(crate) fn assemble(request: &Request, outcome: Outcome, facts: Facts) -> (Ru
     }
     let relative = relatives(specs, &outcome.gathered, scenario.seed);
     let mut histograms = Histograms::new();
+    let series = series(&facts.run_id, specs, &outcome.gathered);
     let mut cases = Vec::with_capacity(specs.len());
     for (spec, gathered) in specs.iter().zip(outcome.gathered) {
         for (name, histogram) in &gathered.histograms {
@@ -63,7 +75,19 @@ pub(crate) fn assemble(request: &Request, outcome: Outcome, facts: Facts) -> (Ru
         relative,
         probes: no_probes(facts.probes),
     };
-    (run, histograms)
+    Assembled { run, histograms, series }
+}
+
+fn series(run_id: &str, specs: &[CaseSpec], gathered: &[Gathered]) -> Series {
+    let metric = |(name, slices): (&String, &Vec<SliceValue>)| {
+        (name.clone(), MetricSeries { unit: names::unit_of(name).to_owned(), slices: slices.clone() })
+    };
+    let case = |(spec, gathered): (&CaseSpec, &Gathered)| CaseSeries {
+        id: spec.id.clone(),
+        metrics: gathered.series.iter().map(metric).collect(),
+    };
+    let cases = specs.iter().zip(gathered).map(case).collect();
+    Series { schema: SERIES_SCHEMA.to_owned(), run_id: run_id.to_owned(), cases }
 }
 
 fn end_warning(end: &End) -> Option<String> {
@@ -134,11 +158,11 @@ fn iotlb_rates(gathered: &Gathered, exact: bool, seed: u64) -> impl Iterator<Ite
     })
 }
 
-fn metric(series: Option<&Vec<(u32, f64)>>, unit: &str, exact: bool, seed: u64) -> Metric {
+fn metric(series: Option<&Vec<SliceValue>>, unit: &str, exact: bool, seed: u64) -> Metric {
     if exact {
         return Metric::missing(VIRTUAL_TIME);
     }
-    let samples: Vec<f64> = series.into_iter().flatten().map(|(_, value)| *value).collect();
+    let samples: Vec<f64> = series.into_iter().flatten().map(|slice| slice.value).collect();
     stats::metric(&samples, unit, LEVEL, seed)
 }
 
@@ -166,7 +190,7 @@ fn relatives(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Relati
 /// The values of both cases in the rounds that both completed.
 fn paired(case: &Gathered, baseline: &Gathered, name: &str) -> (Vec<f64>, Vec<f64>) {
     let by_round = |gathered: &Gathered| -> BTreeMap<u32, f64> {
-        gathered.series.get(name).into_iter().flatten().copied().collect()
+        gathered.series.get(name).into_iter().flatten().map(|slice| (slice.round, slice.value)).collect()
     };
     let baseline = by_round(baseline);
     by_round(case).into_iter().filter_map(|(round, value)| Some((value, *baseline.get(&round)?))).unzip()
@@ -190,7 +214,8 @@ mod tests {
     use super::*;
 
     fn gathered(values: &[(u32, f64)]) -> Gathered {
-        Gathered { series: BTreeMap::from([(names::THROUGHPUT, values.to_vec())]), ..Gathered::default() }
+        let slices = values.iter().map(|&(round, value)| SliceValue { round, at_ns: 0, value }).collect();
+        Gathered { series: BTreeMap::from([(names::THROUGHPUT.to_owned(), slices)]), ..Gathered::default() }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Gathers what the worker reports, slice by slice.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use iommu_results::{Histogram, Param};
+use iommu_results::{Histogram, Param, SliceValue};
 
 use crate::{machine::Slice, plan::Step};
 
@@ -15,19 +15,21 @@ pub(crate) struct Gathered {
     pub(crate) counts: BTreeMap<String, u64>,
     /// The slices' histograms, merged.
     pub(crate) histograms: BTreeMap<String, Histogram>,
-    /// The slices' rates by metric, each with its round.
-    pub(crate) series: BTreeMap<&'static str, Vec<(u32, f64)>>,
+    /// The slices' rates by metric, and their mean latencies by histogram.
+    pub(crate) series: BTreeMap<String, Vec<SliceValue>>,
     /// Slices in it.
     pub(crate) slices: u32,
 }
 
 impl Gathered {
-    /// Adds a slice; a warm-up is passed over.
-    pub(crate) fn add(&mut self, step: Step, slice: Slice) {
+    /// Adds a slice that began at `began` from the start of measuring; a warm-up is passed over.
+    pub(crate) fn add(&mut self, step: Step, began: Duration, slice: Slice) {
         let Some(round) = step.round else { return };
         self.slices += 1;
-        for (name, value) in rates(&slice) {
-            self.series.entry(name).or_default().push((round, value));
+        let at_ns = u64::try_from(began.as_nanos()).unwrap_or(u64::MAX);
+        let rates = rates(&slice).map(|(name, value)| (name.to_owned(), value));
+        for (name, value) in rates.chain(slice.means_ns.clone()) {
+            self.series.entry(name).or_default().push(SliceValue { round, at_ns, value });
         }
         for (name, n) in slice.counts {
             *self.counts.entry(name).or_default() += n;
@@ -74,6 +76,7 @@ mod tests {
             packets: 1000,
             payload_bytes: 1_000_000,
             counts: BTreeMap::from([("packets".to_owned(), 1000)]),
+            means_ns: BTreeMap::from([(names::GRACE_WAIT.to_owned(), 12.5)]),
             ..Slice::default()
         }
     }
@@ -81,26 +84,30 @@ mod tests {
     #[test]
     fn warm_up_is_thrown_away() {
         let mut gathered = Gathered::default();
-        gathered.add(Step { round: None, case: 0 }, slice());
+        gathered.add(Step { round: None, case: 0 }, Duration::ZERO, slice());
         assert!(gathered.counts.is_empty() && gathered.series.is_empty());
     }
 
     #[test]
     fn counts_add_up_and_rates_keep_their_round() {
         let mut gathered = Gathered::default();
-        gathered.add(Step { round: Some(0), case: 0 }, slice());
-        gathered.add(Step { round: Some(1), case: 0 }, slice());
+        gathered.add(Step { round: Some(0), case: 0 }, Duration::from_millis(5), slice());
+        gathered.add(Step { round: Some(1), case: 0 }, Duration::from_millis(9), slice());
         assert_eq!(gathered.counts["packets"], 2000);
-        assert_eq!(gathered.series[names::THROUGHPUT], [(0, 2e6), (1, 2e6)]);
-        assert_eq!(gathered.series[names::CPU_PER_PACKET], [(0, 1000.0), (1, 1000.0)]);
+        let both = |value: f64| {
+            [(0, 5_000_000), (1, 9_000_000)].map(|(round, at_ns)| SliceValue { round, at_ns, value })
+        };
+        assert_eq!(gathered.series[names::THROUGHPUT], both(2e6));
+        assert_eq!(gathered.series[names::CPU_PER_PACKET], both(1000.0));
+        assert_eq!(gathered.series[names::GRACE_WAIT], both(12.5));
         assert!(!gathered.series.contains_key(names::TRANSACTIONS), "nothing was transacted");
     }
 
     #[test]
     fn virtual_time_has_no_rates() {
         let mut gathered = Gathered::default();
-        let slice = Slice { elapsed_ns: None, cpu_ns: None, ..slice() };
-        gathered.add(Step { round: Some(0), case: 0 }, slice);
+        let slice = Slice { elapsed_ns: None, cpu_ns: None, means_ns: BTreeMap::new(), ..slice() };
+        gathered.add(Step { round: Some(0), case: 0 }, Duration::ZERO, slice);
         assert!(gathered.series.is_empty());
         assert_eq!(gathered.counts["packets"], 1000);
     }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{collect::Gathered, worker::Event};
@@ -48,16 +48,19 @@ pub(crate) fn listen(
     let mut gathered: Vec<Gathered> = ids.iter().map(|_| Gathered::default()).collect();
     let mut doing = "setting up".to_owned();
     let mut limit = patience.setup;
+    let origin = Instant::now();
+    let mut began = Duration::ZERO;
     let end = loop {
         match events.recv_timeout(limit) {
             Ok(Event::Prepared { case, params }) => gathered[case].params = params,
             Ok(Event::Begins(step)) => {
+                began = origin.elapsed();
                 doing = label(step, ids);
                 progress.now(&doing);
                 limit = patience.of(amount);
             }
             Ok(Event::Done(step, slice)) => {
-                gathered[step.case].add(step, *slice);
+                gathered[step.case].add(step, began, *slice);
                 progress.advance(weight(amount));
                 limit = patience.setup;
             }

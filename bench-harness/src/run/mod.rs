@@ -2,9 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use iommu_results::{
-    Environment, Histograms, Run, RunFolder, Store, StoreError, Timestamp, store::REPORT_FILE,
-};
+use iommu_results::{Environment, Run, RunFolder, Store, StoreError, Timestamp, store::REPORT_FILE};
 
 use crate::{
     cli::RunArgs,
@@ -24,7 +22,7 @@ mod listen;
 mod request;
 mod worker;
 
-use assemble::{Facts, assemble};
+use assemble::{Assembled, Facts, assemble};
 use listen::{End, Outcome, Patience, listen, weight};
 use request::Request;
 use worker::Job;
@@ -50,9 +48,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         Err(_) => format!("unstored-{}", started_at.as_millisecond()),
     };
     let facts = Facts { run_id, started_at, environment, probes: args.probes };
-    let (run, histograms) = assemble(&request, outcome, facts);
-    let stored = folder.and_then(|folder| store(folder, &run, &histograms));
-    show(args, &run, stored.as_ref().ok())?;
+    let assembled = assemble(&request, outcome, facts);
+    let stored = folder.and_then(|folder| store(folder, &assembled));
+    show(args, &assembled.run, stored.as_ref().ok())?;
     conclude(end, stored)
 }
 
@@ -100,11 +98,13 @@ fn patience(inject: Option<Inject>) -> Patience {
     if inject == Some(Inject::Hang) { Patience { slice: Duration::from_secs(1), ..default } } else { default }
 }
 
-/// Writes histograms, report and run; the run's folder appears last, and whole.
-fn store(mut folder: RunFolder, run: &Run, histograms: &Histograms) -> Result<PathBuf, StoreError> {
+/// Writes histograms, slices, report and run; the run's folder appears last, and whole.
+fn store(mut folder: RunFolder, assembled: &Assembled) -> Result<PathBuf, StoreError> {
+    let Assembled { run, histograms, series } = assembled;
     for ((case, name), histogram) in histograms {
         folder.write_histogram(case, name, histogram)?;
     }
+    folder.write_series(series)?;
     folder.write(REPORT_FILE, iommu_analysis::report::html(run, histograms))?;
     folder.commit(run)
 }

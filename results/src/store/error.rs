@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::histogram::HistogramError;
+use crate::series::SeriesError;
 use crate::validate::LoadError;
 
 /// Why a run could not be stored or loaded.
@@ -81,6 +82,28 @@ pub enum StoreError {
         /// Which field, and what about it.
         source: LoadError,
     },
+    /// The slices are not valid.
+    #[error("{}: {source}", path.display())]
+    Series {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: SeriesError,
+    },
+    /// A file is not what was stored.
+    #[error("{}: changed, added or removed after the run was stored (SHA256SUMS says otherwise)", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The checksums are damaged.
+    #[error("{}: line {line} is not a SHA-256 sum and the name of a file in this folder", path.display())]
+    Checksums {
+        /// The file.
+        path: PathBuf,
+        /// Number of the line, from 1.
+        line: usize,
+    },
     /// A histogram cannot be encoded or decoded.
     #[error("{}: {source}", path.display())]
     Histogram {
@@ -119,6 +142,9 @@ impl StoreError {
             | Self::Read { path, .. }
             | Self::NotText { path, .. }
             | Self::Content { path, .. }
+            | Self::Series { path, .. }
+            | Self::Changed { path }
+            | Self::Checksums { path, .. }
             | Self::Histogram { path, .. } => path,
         }
     }

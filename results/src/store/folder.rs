@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::{HISTOGRAM_FOLDER, RUN_FILE, StoreError, histogram_file};
+use super::checksums::{self, CHECKSUM_FILE};
+use super::{HISTOGRAM_FOLDER, RUN_FILE, SERIES_FILE, StoreError, histogram_file};
 use crate::histogram::Histogram;
 use crate::schema::Run;
+use crate::series::{Series, SeriesError};
 
 /// A reserved folder: artefacts go in, then [`RunFolder::commit`] makes all of it visible at once.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ impl RunFolder {
     /// name, or what the system says.
     pub fn write(&mut self, name: &str, bytes: impl AsRef<[u8]>) -> Result<(), StoreError> {
         let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
-        if !plain || name == RUN_FILE || name == HISTOGRAM_FOLDER {
+        if !plain || [RUN_FILE, SERIES_FILE, CHECKSUM_FILE, HISTOGRAM_FOLDER].contains(&name) {
             return Err(StoreError::ArtefactName { path: self.place.clone(), name: name.to_owned() });
         }
         write_new(&self.work.join(name), bytes.as_ref())
@@ -70,7 +72,22 @@ impl RunFolder {
         write_new(&path, &bytes)
     }
 
-    /// Writes `run.json`, flushes everything to the disk and makes the run visible under its name. Returns its folder.
+    /// Writes what each slice measured.
+    ///
+    /// # Errors
+    /// [`StoreError::Series`] when the series is not valid or belongs to another run, [`StoreError::Exists`] when it was
+    /// written before, or what the system says.
+    pub fn write_series(&mut self, series: &Series) -> Result<(), StoreError> {
+        let path = self.work.join(SERIES_FILE);
+        let refused = |source| StoreError::Series { path: self.place.join(SERIES_FILE), source };
+        if series.run_id != self.run_id {
+            let (found, expected) = (series.run_id.clone(), self.run_id.clone());
+            return Err(refused(SeriesError::Run { found, expected }));
+        }
+        write_new(&path, series.to_json().map_err(refused)?.as_bytes())
+    }
+
+    /// Writes `run.json` and the checksums of everything, flushes everything to the disk and makes the run visible under its name. Returns its folder.
     ///
     /// # Errors
     /// [`StoreError::Content`] when the run is not valid, [`StoreError::RunId`] when it carries another id,
@@ -88,6 +105,7 @@ impl RunFolder {
             .to_json()
             .map_err(|source| StoreError::Content { path: self.place.join(RUN_FILE), source })?;
         write_new(&file, text.as_bytes())?;
+        write_new(&self.work.join(CHECKSUM_FILE), checksums::of_folder(&self.work)?.as_bytes())?;
         let histograms = self.work.join(HISTOGRAM_FOLDER);
         if histograms.is_dir() {
             sync_folder(&histograms)?;
