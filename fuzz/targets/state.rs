@@ -9,26 +9,31 @@ use std::sync::Arc;
 use libfuzzer_sys::fuzz_target;
 use support::{Rig, options};
 use virtio_iommu::{
+    DeviceOptions,
     spec::EndpointId,
     state::{decode, encode},
 };
 use virtio_transport::{NoInterrupt, VirtioDevice};
 
 /// The input with a first line that fits, so that the checksum does not stop everything at the door.
-fn signed(body: &[u8]) -> Vec<u8> {
+fn signed(body: &[u8], version: u32) -> Vec<u8> {
     // CRC-32C, bit by bit.
     let crc = !body.iter().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 != 0 { 0x82f6_3b78 } else { 0 })
     });
-    let mut bytes = format!("virtio-iommu/state/1 {} {crc:08x}\n", body.len()).into_bytes();
+    let mut bytes = format!("virtio-iommu/state/{version} {} {crc:08x}\n", body.len()).into_bytes();
     bytes.extend_from_slice(body);
     bytes
 }
 
 fuzz_target!(|input: &[u8]| {
     let _ = decode(input);
-    let Ok(state) = decode(&signed(input)) else { return };
-    let rig = Rig::idle(options());
+    // Version 2 is that of several request queues.
+    let Some(state) = [1, 2].into_iter().find_map(|version| decode(&signed(input, version)).ok()) else {
+        return;
+    };
+    let request_queues = if state.identity.request_queues == 1 { 1 } else { 3 };
+    let rig = Rig::idle(DeviceOptions { request_queues, ..options() });
     rig.device.add_emulated_endpoint(EndpointId(8)).unwrap();
     rig.device.add_emulated_endpoint(EndpointId(9)).unwrap();
     let before = rig.device.save().unwrap();

@@ -74,6 +74,14 @@ pub trait VirtioDevice: Send + Sync {
     /// Maximum size of each queue; its length is the number of queues.
     fn queue_max_sizes(&self) -> &[u16];
 
+    /// How many of those queues, from the first, there are once the driver has acknowledged `features`, and with `0`
+    /// before it has: the others are not there as far as the driver can see. All of them unless the device says
+    /// otherwise.
+    fn queue_count(&self, features: u64) -> usize {
+        let _ = features;
+        self.queue_max_sizes().len()
+    }
+
     /// Fills `data` from device-specific configuration space at `offset` (bytes); what lies outside reads as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 

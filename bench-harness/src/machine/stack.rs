@@ -75,7 +75,7 @@ impl Stack {
             let device = Device::new(iommu_options(case, service), ram.clone())?;
             device.add_emulated_endpoint(IDLE_ENDPOINT)?;
             if let Time::Wall(clock) = options.time {
-                device.set_observer(Box::new(BatchTimer::new(clock, Arc::clone(&latencies))));
+                device.set_observers(|_| Box::new(BatchTimer::new(clock, Arc::clone(&latencies))));
             }
             Some(Arc::new(device))
         } else {

@@ -58,7 +58,7 @@ impl MmioTransport {
     /// RING_RESET and NOTIFICATION_DATA are withdrawn from what the device offers: this transport has neither.
     pub fn new(device: Arc<dyn VirtioDevice>, line: Arc<dyn Interrupt>) -> Self {
         let offered = device.features() & !NO_QUEUE_RESET & !NO_NOTIFICATION_DATA;
-        let registers = Registers::new(offered, device.queue_max_sizes());
+        let registers = Registers::new(offered, device.queue_max_sizes(), device.queue_count(0));
         Self {
             queues: u32::try_from(device.queue_max_sizes().len()).unwrap_or(u32::MAX),
             device,
@@ -185,7 +185,10 @@ impl MmioTransport {
             reg::VIRTIO_MMIO_QUEUE_USED_LOW => registers.set_address(Area::Device, Half::Low, value)?,
             reg::VIRTIO_MMIO_QUEUE_USED_HIGH => registers.set_address(Area::Device, Half::High, value)?,
             reg::VIRTIO_MMIO_STATUS => {
-                match registers.set_status(value, |features| self.device.accepts_features(features))? {
+                let queues = |features| {
+                    self.device.accepts_features(features).then(|| self.device.queue_count(features))
+                };
+                match registers.set_status(value, queues)? {
                     StatusChange::Nothing => (),
                     StatusChange::Reset => self.reset(&mut registers),
                     StatusChange::Activate(activation) => self.activate(&mut registers, activation),

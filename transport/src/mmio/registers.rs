@@ -88,10 +88,13 @@ pub(super) struct Registers {
     /// The device refused to activate.
     pub(super) broken: bool,
     queues: Vec<QueueRegisters>,
+    /// How many of them there are with the features acknowledged, and before FEATURES_OK.
+    present: usize,
+    present_at_first: usize,
 }
 
 impl Registers {
-    pub(super) fn new(offered: u64, max_sizes: &[u16]) -> Self {
+    pub(super) fn new(offered: u64, max_sizes: &[u16], present: usize) -> Self {
         let queue = |&max| QueueRegisters { max, size: max, ready: false, addresses: [0; 3] };
         Self {
             offered,
@@ -103,6 +106,8 @@ impl Registers {
             status: 0,
             broken: false,
             queues: max_sizes.iter().map(queue).collect(),
+            present,
+            present_at_first: present,
         }
     }
 
@@ -114,6 +119,7 @@ impl Registers {
         self.beyond = false;
         self.status = 0;
         self.broken = false;
+        self.present = self.present_at_first;
         self.queues.iter_mut().for_each(QueueRegisters::reset);
     }
 
@@ -148,7 +154,8 @@ impl Registers {
     }
 
     fn selected(&self) -> Option<&QueueRegisters> {
-        self.queues.get(usize::try_from(self.queue_sel).ok()?)
+        let index = usize::try_from(self.queue_sel).ok()?;
+        self.queues.get(index).filter(|_| index < self.present)
     }
 
     /// The selected queue, if it may be programmed now.
@@ -156,7 +163,8 @@ impl Registers {
         let queue = self.queue_sel;
         let open = self.status & (FEATURES_OK | DRIVER_OK) == FEATURES_OK;
         let index = usize::try_from(queue).unwrap_or(usize::MAX);
-        let registers = self.queues.get_mut(index).ok_or(Refused::NoQueue { queue })?;
+        let present = index < self.present;
+        let registers = self.queues.get_mut(index).filter(|_| present).ok_or(Refused::NoQueue { queue })?;
         if open { Ok(registers) } else { Err(Refused::QueueFixed { queue }) }
     }
 
@@ -198,11 +206,12 @@ impl Registers {
         Ok(())
     }
 
-    /// The driver writes Status (virtio 2.1, 3.1.1). `accepts` asks the device about features it offered.
+    /// The driver writes Status (virtio 2.1, 3.1.1). `accepts` asks the device about features it offered: with how many
+    /// queues, if at all.
     pub(super) fn set_status(
         &mut self,
         value: u32,
-        accepts: impl FnOnce(u64) -> bool,
+        accepts: impl FnOnce(u64) -> Option<usize>,
     ) -> Result<StatusChange, Refused> {
         if value == 0 {
             return Ok(StatusChange::Reset);
@@ -215,7 +224,7 @@ impl Registers {
         let new = value & !self.status;
         self.status |= new & (ACKNOWLEDGE | DRIVER | FAILED);
         if new & FEATURES_OK != 0 {
-            self.check_features(accepts)?;
+            self.present = self.check_features(accepts)?;
             self.status |= FEATURES_OK;
         }
         if new & DRIVER_OK == 0 {
@@ -228,17 +237,15 @@ impl Registers {
         Ok(StatusChange::Activate(self.activation()))
     }
 
-    fn check_features(&self, accepts: impl FnOnce(u64) -> bool) -> Result<(), Refused> {
+    fn check_features(&self, accepts: impl FnOnce(u64) -> Option<usize>) -> Result<usize, Refused> {
         if self.status & (ACKNOWLEDGE | DRIVER) != ACKNOWLEDGE | DRIVER {
             return Err(Refused::FeaturesEarly);
         }
         let acknowledged = self.driver_features;
         let offered = !self.beyond && acknowledged & !self.offered == 0;
-        if offered && acknowledged & 1 << VIRTIO_F_VERSION_1 != 0 && accepts(acknowledged) {
-            Ok(())
-        } else {
-            Err(Refused::Features { acknowledged, offered: self.offered })
-        }
+        let acceptable = offered && acknowledged & 1 << VIRTIO_F_VERSION_1 != 0;
+        let queues = if acceptable { accepts(acknowledged) } else { None };
+        queues.ok_or(Refused::Features { acknowledged, offered: self.offered })
     }
 
     fn activation(&self) -> Activation {

@@ -10,6 +10,7 @@ pub mod config;
 pub mod fault;
 pub mod feature;
 mod ids;
+pub mod private;
 pub mod probe;
 pub mod request;
 mod status;

@@ -3,6 +3,7 @@
 use virtio_iommu_spec::{
     config::{BYPASS_OFFSET, CONFIG_BYTES, Config},
     feature,
+    private::{self, F_REQUEST_QUEUES, REQUEST_QUEUES_OFFSET},
 };
 
 use super::Core;
@@ -21,11 +22,21 @@ impl Core {
         }
     }
 
+    /// The private field as the driver reads it: 0, as what lies outside of configuration space, without the feature.
+    fn request_queues_field(&self) -> u16 {
+        // Before DRIVER_OK what was negotiated is not known yet, and the offer counts.
+        let negotiated = self.negotiated();
+        let known = if negotiated == 0 { self.options.features() } else { negotiated };
+        if known & F_REQUEST_QUEUES != 0 { self.options.request_queues } else { 0 }
+    }
+
     pub(super) fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let bytes = self.config().encode();
+        let mut bytes = [0; private::CONFIG_BYTES];
+        bytes[..CONFIG_BYTES].copy_from_slice(&self.config().encode());
+        bytes[REQUEST_QUEUES_OFFSET..][..2].copy_from_slice(&self.request_queues_field().to_le_bytes());
         for (i, byte) in data.iter_mut().enumerate() {
             let at = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(i));
-            *byte = at.filter(|at| *at < CONFIG_BYTES).map_or(0, |at| bytes[at]);
+            *byte = at.and_then(|at| bytes.get(at)).copied().unwrap_or(0);
         }
     }
 

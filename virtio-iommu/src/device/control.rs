@@ -262,7 +262,8 @@ impl Core {
     /// Waits for accesses under what a control operation took away.
     pub(super) fn settle(&self, control: &Control, graveyard: &mut Graveyard) {
         if let Err(error) = control.participant.synchronize(self.options.patience) {
-            self.counters.stuck();
+            // Of no queue; the first one's are the device's.
+            self.lanes[0].counters.stuck();
             tracing::error!(%error, "an endpoint still accesses memory it no longer has");
         }
         self.pool.give_back(graveyard.clear(&control.participant));

@@ -5,9 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use virtio_iommu_spec::{DomainId, EndpointId, feature, request};
+use crossbeam_utils::CachePadded;
+use virtio_iommu_spec::{DomainId, EndpointId, feature, private::F_REQUEST_QUEUES, request};
 
-use super::{DeviceOptions, ServiceObserver, counters::LiveCounters, pool::MappingPool};
+use super::{DeviceOptions, Lane, pool::MappingPool};
 use crate::{
     domain::Domain,
     endpoint::EndpointState,
@@ -48,11 +49,9 @@ pub(crate) struct Core {
     pub(crate) pool: MappingPool,
     /// Memory of all domains' tables.
     pub(crate) budget: Budget,
-    pub(crate) counters: LiveCounters,
+    /// One for each request queue, at least one.
+    pub(crate) lanes: Box<[CachePadded<Lane>]>,
     pub(crate) iotlbs: Ledger,
-    pub(crate) observer: Mutex<Option<Box<dyn ServiceObserver>>>,
-    /// Where the last request worker left its queue (next available, used), for the state to save.
-    pub(crate) indices: Mutex<Option<(u16, u16)>>,
     control: Mutex<Control>,
     /// Counts changes of the set of domains; workers' caches are true for one value.
     generation: AtomicU64,
@@ -60,7 +59,7 @@ pub(crate) struct Core {
     bypass: AtomicBool,
     /// Negotiated features; 0 before DRIVER_OK.
     negotiated: AtomicU64,
-    /// The queue is broken, or a grace period was given up while resetting.
+    /// A queue is broken, or a grace period was given up while resetting.
     pub(crate) broken: AtomicBool,
 }
 
@@ -72,10 +71,8 @@ impl Core {
             faults: FaultSink::new(options.event_backlog, ram.clone()),
             pool: MappingPool::new(options.max_mappings),
             budget: Budget::new(options.max_table_bytes),
-            counters: LiveCounters::default(),
+            lanes: (0..options.request_queues).map(|_| CachePadded::default()).collect(),
             iotlbs: Ledger::default(),
-            observer: Mutex::new(None),
-            indices: Mutex::new(None),
             control: Mutex::new(Control {
                 endpoints: BTreeMap::new(),
                 domains: BTreeMap::new(),
@@ -100,9 +97,9 @@ impl Core {
         self.options.iotlb.map(|_| InvalidationLog::new())
     }
 
-    /// Where the last request worker left its queue.
-    pub(crate) fn indices(&self) -> Option<(u16, u16)> {
-        *self.indices.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many request queues there are with these features.
+    pub(crate) fn request_queues(&self, features: u64) -> u16 {
+        if features & F_REQUEST_QUEUES != 0 { self.options.request_queues } else { 1 }
     }
 
     /// Accepted flags of MAP: "If the device doesn't recognize a flags bit, it MUST reject the request."

@@ -1,4 +1,4 @@
-//! Counters of the request queue.
+//! Counters of the request queues.
 
 use serde::Serialize;
 use virtio_iommu_spec::Status;
@@ -48,7 +48,7 @@ pub struct Counters {
     /// Garbled requests by [`ChainErrorKind`]; those with a short readable part are answered and counted in
     /// `statuses` too.
     pub garbled: [u64; 6],
-    /// Kicks of the request queue.
+    /// Kicks of the request queues.
     pub kicks: u64,
     /// Batches served, each published once.
     pub batches: u64,
@@ -72,6 +72,23 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Adds what another request queue counted. Only what a queue counts is added; the rest is the device's.
+    pub(crate) fn add_queue(&mut self, queue: &Self) {
+        fn each<const N: usize>(to: &mut [u64; N], from: &[u64; N]) {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        }
+        each(&mut self.requests, &queue.requests);
+        each(&mut self.statuses, &queue.statuses);
+        each(&mut self.garbled, &queue.garbled);
+        self.kicks += queue.kicks;
+        self.batches += queue.batches;
+        self.invalidations += queue.invalidations;
+        self.grace_periods += queue.grace_periods;
+        self.grace_stuck += queue.grace_stuck;
+        self.mapped += queue.mapped;
+        self.unmapped += queue.unmapped;
+    }
+
     /// Requests of one kind.
     pub fn requests_of(&self, kind: RequestKind) -> u64 {
         self.requests[kind as usize]
@@ -88,8 +105,8 @@ impl Counters {
     }
 }
 
-/// The live counters. Each is written by the one thread that serves the request queue at a time (`stuck` apart), so an
-/// increment is a load and a store.
+/// The live counters of one request queue. Each is written by the one thread that serves the queue at a time (`stuck`
+/// apart), so an increment is a load and a store.
 #[derive(Debug, Default)]
 pub(crate) struct LiveCounters {
     requests: [AtomicU64; 5],
@@ -152,11 +169,11 @@ impl LiveCounters {
         bump(&self.statuses[to as usize], 1);
     }
 
-    pub(super) fn stuck(&self) {
+    pub(crate) fn stuck(&self) {
         self.grace_stuck.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn snapshot(&self) -> Counters {
+    pub(crate) fn snapshot(&self) -> Counters {
         fn all<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
             std::array::from_fn(|i| counters[i].load(Ordering::Relaxed))
         }

@@ -5,7 +5,10 @@ use virtio_bindings::{
     virtio_config::VIRTIO_F_VERSION_1,
     virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
 };
-use virtio_iommu_spec::{EndpointId, IovaRange, feature};
+use virtio_iommu_spec::{
+    EndpointId, IovaRange, feature,
+    private::{F_REQUEST_QUEUES, MAX_REQUEST_QUEUES},
+};
 use virtio_transport::service::ServiceMode;
 
 use crate::{
@@ -57,8 +60,11 @@ pub struct DeviceOptions {
     pub max_table_bytes: u64,
     /// Most fault reports that wait for the event queue; more are dropped and counted.
     pub event_backlog: usize,
-    /// Maximum sizes of request and event queue.
+    /// Maximum sizes of each request queue and of the event queue.
     pub queue_sizes: [u16; 2],
+    /// Request queues. With 1 the device is the standard one; with more it offers the private feature
+    /// [`F_REQUEST_QUEUES`] (`docs/multi-queue.md`).
+    pub request_queues: u16,
     /// Where requests are served.
     pub service: ServiceMode,
     /// How long an access to removed mappings is waited for.
@@ -90,6 +96,7 @@ impl Default for DeviceOptions {
             max_table_bytes: 1 << 30,
             event_backlog: 256,
             queue_sizes: [256, 256],
+            request_queues: 1,
             service: ServiceMode::Inline,
             patience: Patience::default(),
             fences: Fences::Asymmetric,
@@ -137,6 +144,12 @@ pub enum OptionsError {
         /// The size.
         size: u16,
     },
+    /// No request queue, or too many.
+    #[error("{request_queues} request queues; 1 to {MAX_REQUEST_QUEUES} are possible")]
+    RequestQueues {
+        /// How many.
+        request_queues: u16,
+    },
     /// The endpoint's properties do not fit into `probe_size`.
     #[error("the properties of endpoint {endpoint} take {bytes} bytes, probe_size is {probe_size}")]
     TooManyRegions {
@@ -182,6 +195,14 @@ impl DeviceOptions {
             | choose(self.probe, feature::PROBE)
             | choose(self.mmio, feature::MMIO)
             | if self.legacy_bypass { feature::BYPASS } else { feature::BYPASS_CONFIG }
+            | choose(self.request_queues > 1, F_REQUEST_QUEUES)
+    }
+
+    /// The maximum size of each queue, by index.
+    pub(super) fn queue_max_sizes(&self) -> Box<[u16]> {
+        let [requests, events] = self.queue_sizes;
+        let more = usize::from(self.request_queues).saturating_sub(1);
+        [requests, events].into_iter().chain(std::iter::repeat_n(requests, more)).collect()
     }
 
     pub(super) fn check(&self) -> Result<(), OptionsError> {
@@ -199,6 +220,10 @@ impl DeviceOptions {
         let max = (crate::request::MAX_WRITABLE_BYTES - 4) as u32;
         if self.probe_size > max {
             return Err(OptionsError::ProbeSize { probe_size: self.probe_size, max });
+        }
+        let request_queues = self.request_queues;
+        if !(1..=MAX_REQUEST_QUEUES).contains(&request_queues) {
+            return Err(OptionsError::RequestQueues { request_queues });
         }
         if let Some(iotlb) = &self.iotlb {
             iotlb.check()?;

@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
-use virtio_iommu_spec::{DEVICE_ID, EVENT_QUEUE, EndpointId, REQUEST_QUEUE};
+use virtio_iommu_spec::{
+    DEVICE_ID, EVENT_QUEUE, EndpointId,
+    private::{lane_of, request_queue},
+};
 use virtio_transport::{
     ActivateError, Activation, Interrupt, QueueLayout, Service, ServiceError, VirtioDevice,
 };
@@ -54,7 +57,9 @@ pub enum DeviceError {
 /// ```
 pub struct Device {
     core: Arc<Core>,
-    service: Service,
+    /// One for each request queue.
+    services: Box<[Service]>,
+    queue_sizes: Box<[u16]>,
     running: Mutex<Option<Running>>,
 }
 
@@ -72,8 +77,14 @@ impl Device {
     /// When the options make no sense, or the service cannot be set up.
     pub fn new(options: DeviceOptions, ram: GuestRam) -> Result<Self, DeviceError> {
         options.check()?;
-        let service = Service::new("viommu", options.service)?;
-        Ok(Self { core: Arc::new(Core::new(options, ram)?), service, running: Mutex::new(None) })
+        let service = |lane| {
+            let name = if lane == 0 { "viommu".to_owned() } else { format!("viommu-{lane}") };
+            Service::new(name, options.service)
+        };
+        let services = (0..options.request_queues).map(service).collect::<Result<_, _>>()?;
+        let queue_sizes = options.queue_max_sizes();
+        let core = Arc::new(Core::new(options, ram)?);
+        Ok(Self { core, services, queue_sizes, running: Mutex::new(None) })
     }
 
     /// What it was built with.
@@ -145,25 +156,35 @@ impl Device {
         Ok(self.core.limits_of(&state))
     }
 
-    /// Brings a clock: the observer is taken up when the driver starts the device.
-    pub fn set_observer(&self, observer: Box<dyn ServiceObserver>) {
-        *self.core.observer.lock().unwrap_or_else(PoisonError::into_inner) = Some(observer);
+    /// Brings a clock: each request queue takes up an observer when the driver starts the device. `observer` makes one
+    /// for each, which is given the queue's number, counted from 0.
+    pub fn set_observers(&self, mut observer: impl FnMut(u16) -> Box<dyn ServiceObserver>) {
+        for (lane, number) in self.core.lanes.iter().zip(0..) {
+            *lane.observer() = Some(observer(number));
+        }
     }
 
-    /// Takes the observer back; `None` while a worker has it (reset the device first).
+    /// Takes the observer of the first request queue back; `None` while a worker has it (reset the device first).
     pub fn take_observer(&self) -> Option<Box<dyn ServiceObserver>> {
-        self.core.observer.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.core.lanes[0].observer().take()
     }
 
-    /// Counters now. Those of requests are exact once the device is idle.
+    /// Counters now, those of all request queues added up. They are exact once the device is idle.
     pub fn counters(&self) -> Counters {
-        Counters {
-            kicks: self.service.kicks(),
+        let mut total = Counters {
             mappings_reserved: self.core.pool.taken(),
             faults: self.core.faults.counts(),
             iotlb: self.core.iotlbs.total(),
-            ..self.core.counters.snapshot()
-        }
+            ..Counters::default()
+        };
+        self.queue_counters().for_each(|queue| total.add_queue(&queue));
+        total
+    }
+
+    /// What each request queue counted, by its number; the counts that are the whole device's are 0.
+    pub fn queue_counters(&self) -> impl Iterator<Item = Counters> {
+        let lanes = self.core.lanes.iter().zip(&self.services);
+        lanes.map(|(lane, service)| Counters { kicks: service.kicks(), ..lane.counters.snapshot() })
     }
 
     /// Memory of all mapping tables, in bytes.
@@ -183,9 +204,9 @@ impl Device {
         self.core.control().domains.len()
     }
 
-    /// Why the device needs a reset, if its worker failed.
+    /// Why the device needs a reset, if a worker failed.
     pub fn failure(&self) -> Option<String> {
-        self.service.failed()
+        self.services.iter().find_map(Service::failed)
     }
 
     /// System reset: as [`reset`](VirtioDevice::reset), and `bypass` is back at its initial value: it "SHOULD NOT change
@@ -198,7 +219,7 @@ impl Device {
     /// Stops serving requests, for [`save`](Self::save): what the driver queues waits. Faults are still reported.
     pub fn pause(&self) {
         let mut running = self.running();
-        self.service.stop();
+        self.services.iter().for_each(Service::stop);
         if let Some(running) = &mut *running {
             running.paused = true;
         }
@@ -212,10 +233,10 @@ impl Device {
         let mut running = self.running();
         let Some(Running { activation, interrupt, paused }) = &mut *running else { return Ok(()) };
         if *paused {
-            self.serve_requests(activation, interrupt, self.core.indices()).map_err(activate_error)?;
+            let indices = |index| self.core.lanes[usize::from(lane_of(index)?)].indices();
+            self.serve_requests(activation, interrupt, indices).map_err(activate_error)?;
             *paused = false;
-            // Kicks while nobody served are lost otherwise.
-            self.service.notify();
+            self.look();
         }
         Ok(())
     }
@@ -244,16 +265,22 @@ impl Device {
         if running.is_some() || self.domains() != 0 {
             return Err(RestoreError::InUse);
         }
+        let built = state::build(&self.core, state)?;
         let activation = self.check_queues(state)?;
-        state::build(&self.core, state)?.install(&self.core, state)?;
+        built.install(&self.core, state)?;
         let Some(activation) = activation else { return Ok(()) };
         if let Err(error) = self.start(&activation, &interrupt, Some(state)) {
             self.stop();
             return Err(activate_error(error).into());
         }
         *running = Some(Running { activation, interrupt, paused: false });
-        self.service.notify();
+        self.look();
         Ok(())
+    }
+
+    /// Lets every worker look at its queue: kicks while nobody served are lost otherwise.
+    fn look(&self) {
+        self.services.iter().for_each(Service::notify);
     }
 
     /// The queues of a state, if it was taken after DRIVER_OK.
@@ -262,7 +289,8 @@ impl Device {
         for saved in &state.queues {
             let QueueState { index, size, desc, avail, used, .. } = *saved;
             let layout = QueueLayout { index, size, desc, avail, used };
-            let max = self.core.options.queue_sizes.get(usize::from(index)).copied().unwrap_or(0);
+            let count = self.queue_count(state.negotiated);
+            let max = self.queue_sizes[..count].get(usize::from(index)).copied().unwrap_or(0);
             if size > max || queues.iter().any(|queue| queue.index == index) {
                 return Err(RestoreError::Queue { index, source: None });
             }
@@ -308,32 +336,36 @@ impl Device {
                 self.core.faults.set_indices(indices);
             }
         }
-        self.serve_requests(activation, interrupt, indices(REQUEST_QUEUE))
+        self.serve_requests(activation, interrupt, indices)
     }
 
+    /// Starts a worker for each request queue that is ready; `indices` says where a queue, by its index, stands.
     fn serve_requests(
         &self,
         activation: &Activation,
         interrupt: &Arc<dyn Interrupt>,
-        indices: Option<(u16, u16)>,
+        indices: impl Fn(u16) -> Option<(u16, u16)>,
     ) -> Result<(), StartError> {
-        let Some(layout) = activation.queues.iter().find(|layout| layout.index == REQUEST_QUEUE) else {
-            return Ok(());
-        };
-        let mut queue = self.queue(layout, activation.features)?;
-        if let Some((avail, used)) = indices {
-            queue.set_indices(avail, used);
+        let features = activation.features;
+        for (lane, service) in (0..self.core.request_queues(features)).zip(&self.services) {
+            let index = request_queue(lane);
+            let Some(layout) = activation.queues.iter().find(|layout| layout.index == index) else {
+                continue;
+            };
+            let mut queue = self.queue(layout, features)?;
+            if let Some((avail, used)) = indices(index) {
+                queue.set_indices(avail, used);
+            }
+            let (core, participant) = (self.core.clone(), self.core.epoch.register()?);
+            let worker = RequestWorker::new(core, lane, participant, queue, features, interrupt.clone());
+            service.start(Box::new(worker), interrupt.clone())?;
         }
-        let participant = self.core.epoch.register()?;
-        let core = self.core.clone();
-        let worker = RequestWorker::new(core, participant, queue, activation.features, interrupt.clone());
-        self.service.start(Box::new(worker), interrupt.clone())?;
         Ok(())
     }
 
     /// No queue is touched any more, no endpoint is attached.
     fn stop(&self) {
-        self.service.stop();
+        self.services.iter().for_each(Service::stop);
         self.core.faults.deactivate();
         self.core.set_negotiated(0);
         self.core.detach_all();
@@ -366,7 +398,12 @@ impl VirtioDevice for Device {
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
-        &self.core.options.queue_sizes
+        &self.queue_sizes
+    }
+
+    /// Without the private feature there are the two queues of the specification.
+    fn queue_count(&self, features: u64) -> usize {
+        usize::from(self.core.request_queues(features)) + 1
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -379,17 +416,24 @@ impl VirtioDevice for Device {
 
     fn activate(&self, activation: Activation, interrupt: Arc<dyn Interrupt>) -> Result<(), ActivateError> {
         let mut running = self.running();
-        self.start(&activation, &interrupt, None).map_err(activate_error)?;
+        if let Err(error) = self.start(&activation, &interrupt, None) {
+            // Of several queues some may be served already.
+            self.stop();
+            return Err(activate_error(error));
+        }
         *running = Some(Running { activation, interrupt, paused: false });
         Ok(())
     }
 
     #[inline]
     fn notify(&self, index: u16) {
-        match index {
-            REQUEST_QUEUE => self.service.notify(),
-            EVENT_QUEUE => self.core.faults.serve(),
-            _ => {}
+        match lane_of(index) {
+            Some(0) => self.services[0].notify(),
+            Some(lane) if lane < self.core.request_queues(self.core.negotiated()) => {
+                self.services[usize::from(lane)].notify();
+            }
+            Some(_) => {}
+            None => self.core.faults.serve(),
         }
     }
 
@@ -401,6 +445,6 @@ impl VirtioDevice for Device {
     }
 
     fn needs_reset(&self) -> bool {
-        self.core.broken.load(Ordering::Acquire) || self.service.failed().is_some()
+        self.core.broken.load(Ordering::Acquire) || self.failure().is_some()
     }
 }

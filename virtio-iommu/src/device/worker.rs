@@ -1,14 +1,16 @@
-//! Serving the request queue: a batch a kick, one grace period and one publication a batch.
+//! Serving a request queue: a batch a kick, one grace period and one publication a batch.
 
 use std::{mem, sync::Arc};
 
 use virtio_iommu_spec::{
-    DomainId, Iova, REQUEST_QUEUE, Status, feature,
+    DomainId, Iova, Status, feature, private,
     request::{self, MAX_READABLE_BYTES, TAIL_BYTES},
 };
 use virtio_transport::{Interrupt, Progress, QueueWorker};
 
-use super::{Core, RequestKind, ServiceObserver, control::Graveyard, pool::Credits};
+use super::{
+    Core, Lane, RequestKind, ServiceObserver, control::Graveyard, counters::LiveCounters, pool::Credits,
+};
 use crate::{
     dma::{Access, DmaError, DmaMemory},
     domain::Domain,
@@ -94,6 +96,8 @@ struct Removal {
 /// One request queue and the thread that serves it.
 pub(super) struct RequestWorker {
     core: Arc<Core>,
+    /// Number of the request queue.
+    lane: u16,
     ram: GuestRam,
     participant: Participant,
     queue: Queue,
@@ -117,12 +121,13 @@ pub(super) struct RequestWorker {
 impl RequestWorker {
     pub(super) fn new(
         core: Arc<Core>,
+        lane: u16,
         participant: Participant,
         queue: Queue,
         features: u64,
         interrupt: Arc<dyn Interrupt>,
     ) -> Self {
-        let observer = core.observer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let observer = core.lanes[usize::from(lane)].observer().take();
         Self {
             ram: core.ram.clone(),
             offer: Offer { map_unmap: features & feature::MAP_UNMAP != 0, probe: core.options.probe },
@@ -131,6 +136,7 @@ impl RequestWorker {
             removals: Vec::with_capacity(usize::from(queue.size())),
             reply: Vec::with_capacity(core.options.probe_size as usize + TAIL_BYTES),
             core,
+            lane,
             participant,
             queue,
             chain: Chain::new(),
@@ -142,6 +148,15 @@ impl RequestWorker {
             graveyard: Graveyard::default(),
             broken: false,
         }
+    }
+
+    fn lane(&self) -> &Lane {
+        &self.core.lanes[usize::from(self.lane)]
+    }
+
+    #[inline]
+    fn counters(&self) -> &LiveCounters {
+        &self.lane().counters
     }
 
     fn observe(&mut self, f: impl FnOnce(&mut dyn ServiceObserver)) {
@@ -162,9 +177,9 @@ impl RequestWorker {
             self.grace();
         }
         if self.queue.publish(&self.ram)? {
-            self.interrupt.queue(REQUEST_QUEUE);
+            self.interrupt.queue(private::request_queue(self.lane));
         }
-        self.core.counters.batch();
+        self.counters().batch();
         self.observe(|observer| observer.batch_end(served));
         result.map(|()| served)
     }
@@ -266,7 +281,7 @@ impl RequestWorker {
             Ok(()) => Status::Ok,
             Err(error) => self.refused(&error),
         };
-        self.core.counters.status(status);
+        self.counters().status(status);
         let tail = self.reply.len() - TAIL_BYTES;
         self.reply[tail] = status as u8;
         match self.chain.write_at(&self.ram, 0, &self.reply) {
@@ -291,7 +306,7 @@ impl RequestWorker {
     /// Counts a garbled request and, ever more rarely, logs it with its bytes. Returns the used length: nothing.
     #[cold]
     fn garbled(&self, kind: ChainErrorKind, readable: &Readable, cause: &dyn std::fmt::Display) -> u32 {
-        let count = self.core.counters.garbled(kind);
+        let count = self.counters().garbled(kind);
         if count.is_power_of_two() {
             let bytes = &readable.bytes[..readable.bytes.len().min(readable.len as usize)];
             tracing::warn!(
@@ -311,7 +326,7 @@ impl RequestWorker {
     #[inline]
     fn perform(&mut self, decoded: Decoded) -> Result<(), RequestError> {
         let request = decoded?;
-        self.core.counters.request(RequestKind::from(&request));
+        self.counters().request(RequestKind::from(&request));
         match request {
             Request::Map(map) => self.map(&map),
             Request::Unmap(unmap) => self.unmap(&unmap),
@@ -339,6 +354,7 @@ impl RequestWorker {
             return Err(RequestError::Flags { unknown });
         }
         let core = &*self.core;
+        let counters = &core.lanes[usize::from(self.lane)].counters;
         let domain = self.cache.find(core, map.domain)?;
         let guard = self.participant.pin();
         if !self.credits.spend(&core.pool) {
@@ -348,7 +364,7 @@ impl RequestWorker {
         }
         let result = domain.map(&guard, map);
         match result {
-            Ok(()) => core.counters.mapped(),
+            Ok(()) => counters.mapped(),
             Err(_) => self.credits.refund(1, &core.pool),
         }
         result
@@ -358,11 +374,12 @@ impl RequestWorker {
     fn unmap(&mut self, unmap: &request::Unmap) -> Result<(), RequestError> {
         // A nonzero reserved field "MAY" be refused; clients in the field leave it uninitialised, so it is accepted.
         let core = &*self.core;
+        let counters = &core.lanes[usize::from(self.lane)].counters;
         let domain = self.cache.find(core, unmap.domain)?;
         let removed = domain.unmap(&self.participant.pin(), unmap)?;
         if removed.mappings != 0 {
             self.credits.refund(removed.mappings, &core.pool);
-            core.counters.unmapped(removed.mappings);
+            counters.unmapped(removed.mappings);
             self.note_removal(true);
         }
         Ok(())
@@ -391,7 +408,7 @@ impl RequestWorker {
         self.observe(|observer| observer.grace_begin());
         let result = self.participant.synchronize(self.core.options.patience);
         self.observe(|observer| observer.grace_end());
-        let counters = &self.core.counters;
+        let counters = &self.core.lanes[usize::from(self.lane)].counters;
         counters.grace(self.removals.len() as u64);
         if let Err(error) = result {
             counters.stuck();
@@ -449,8 +466,7 @@ impl Drop for RequestWorker {
         self.credits.refund(mappings, &self.core.pool);
         self.credits.clear(&self.core.pool);
         let observer = mem::take(&mut self.observer);
-        *self.core.observer.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = observer;
-        *self.core.indices.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            Some(self.queue.indices());
+        *self.lane().observer() = observer;
+        self.lane().leave_at(self.queue.indices());
     }
 }

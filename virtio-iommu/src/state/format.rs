@@ -4,8 +4,15 @@ use thiserror::Error;
 
 use super::State;
 
-/// Version of the format. A change of [`State`] takes a new number and a documented migration.
-pub const VERSION: u32 = 1;
+/// Latest version of the format. A change of [`State`] takes a new number and a documented migration.
+///
+/// 1: the standard device. 2: adds `identity.request_queues`, which is more than 1. A state is written in the lowest version
+/// that can hold it, so what a standard device saves is version 1, byte for byte, and nothing has to be migrated.
+pub const VERSION: u32 = 2;
+
+fn version_of(state: &State) -> u32 {
+    if state.identity.request_queues == 1 { 1 } else { 2 }
+}
 
 const MAGIC: &str = "virtio-iommu/state";
 
@@ -20,6 +27,14 @@ pub enum FormatError {
     Future {
         /// The version found.
         found: u32,
+    },
+    /// The first line and what follows do not go together.
+    #[error("the state says it has version {found}; what it holds is version {holds}")]
+    Version {
+        /// The version in the first line.
+        found: u32,
+        /// The version of the content.
+        holds: u32,
     },
     /// Bytes are missing or left over.
     #[error("the state should have {expected} bytes, it has {found}")]
@@ -48,7 +63,8 @@ pub enum FormatError {
 /// None that a [`State`] can cause; those of the serialiser are passed on.
 pub fn encode(state: &State) -> Result<Vec<u8>, FormatError> {
     let body = serde_json::to_vec(state)?;
-    let mut bytes = format!("{MAGIC}/{VERSION} {} {:08x}\n", body.len(), crc32c::crc32c(&body)).into_bytes();
+    let (version, crc) = (version_of(state), crc32c::crc32c(&body));
+    let mut bytes = format!("{MAGIC}/{version} {} {crc:08x}\n", body.len()).into_bytes();
     bytes.extend_from_slice(&body);
     Ok(bytes)
 }
@@ -66,7 +82,7 @@ pub fn decode(bytes: &[u8]) -> Result<State, FormatError> {
         return Err(FormatError::Future { found: version });
     }
     let (expected_len, expected) = (number(words.next(), 10)? as usize, number(words.next(), 16)?);
-    if version != VERSION || words.next().is_some() {
+    if version == 0 || words.next().is_some() {
         return Err(FormatError::NotAState);
     }
     let body = &bytes[end + 1..];
@@ -77,7 +93,11 @@ pub fn decode(bytes: &[u8]) -> Result<State, FormatError> {
     if found != expected {
         return Err(FormatError::Damaged { expected, found });
     }
-    Ok(serde_json::from_slice(body)?)
+    let state = serde_json::from_slice(body)?;
+    match version_of(&state) {
+        holds if holds != version => Err(FormatError::Version { found: version, holds }),
+        _ => Ok(state),
+    }
 }
 
 fn number(word: Option<&str>, radix: u32) -> Result<u32, FormatError> {

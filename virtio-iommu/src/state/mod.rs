@@ -51,6 +51,18 @@ pub struct Identity {
     pub domain_range: (u32, u32),
     /// `probe_size`, in bytes.
     pub probe_size: u32,
+    /// Request queues. Written only where there are several (version 2): the standard device has one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub request_queues: u16,
+}
+
+fn one() -> u16 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_one(request_queues: &u16) -> bool {
+    *request_queues == 1
 }
 
 /// A queue in use.

@@ -1,7 +1,7 @@
 //! Taking the state down.
 
 use thiserror::Error;
-use virtio_iommu_spec::{EVENT_QUEUE, REQUEST_QUEUE};
+use virtio_iommu_spec::private::lane_of;
 use virtio_transport::QueueLayout;
 
 use super::{DomainState, EndpointRecord, Identity, MappingState, QueueState, State};
@@ -28,6 +28,7 @@ impl Identity {
             input_range: (options.input_range.start(), options.input_range.end()),
             domain_range: options.domain_range,
             probe_size: options.probe_size,
+            request_queues: options.request_queues,
         }
     }
 }
@@ -50,10 +51,9 @@ pub(crate) fn save(core: &Core, layouts: &[QueueLayout]) -> State {
 }
 
 fn queue(core: &Core, layout: &QueueLayout) -> Option<QueueState> {
-    let (next_avail, next_used) = match layout.index {
-        REQUEST_QUEUE => core.indices()?,
-        EVENT_QUEUE => core.faults.indices()?,
-        _ => return None,
+    let (next_avail, next_used) = match lane_of(layout.index) {
+        Some(lane) => core.lanes.get(usize::from(lane))?.indices()?,
+        None => core.faults.indices()?,
     };
     let QueueLayout { index, size, desc, avail, used } = *layout;
     Some(QueueState { index, size, desc, avail, used, next_avail, next_used })

@@ -1,5 +1,7 @@
 //! The device at large: sequences of bytes on a real ring, hostile ones included.
 
+#[path = "../support/histories.rs"]
+mod histories;
 #[path = "../support/oracle.rs"]
 mod oracle;
 #[path = "../support/mod.rs"]
@@ -14,6 +16,7 @@ mod golden;
 mod hotplug;
 mod precedence;
 mod qtest;
+mod queues;
 mod random;
 mod regions;
 mod rings;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(crate) enum Op {
     Attach { domain: u32, endpoint: u32, flags: u32 },
     Detach { domain: u32, endpoint: u32 },
     Map { domain: u32, page: u64, pages: u64, phys: u64, flags: u32 },
@@ -26,7 +26,7 @@ enum Op {
 
 const PAGES: u64 = 24;
 
-fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     let domain = 0..4u32;
     let endpoint = 7..11u32;
     prop_oneof![
@@ -43,7 +43,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 impl Op {
-    fn bytes(&self, unit: u64) -> (Vec<u8>, usize) {
+    pub(crate) fn bytes(&self, unit: u64) -> (Vec<u8>, usize) {
         match *self {
             Self::Attach { domain, endpoint, flags } => {
                 (wire::Attach { domain, endpoint, flags, reserved: [0; 4] }.encode().to_vec(), 4)
@@ -101,7 +101,7 @@ fn check(options: &DeviceOptions, ops: &[Op]) {
 }
 
 /// Looks at every page through a port.
-fn look(port: &EndpointPort, oracle: &Oracle, unit: u64) {
+pub(crate) fn look(port: &EndpointPort, oracle: &Oracle, unit: u64) {
     let endpoint = port.id().0;
     for page in 0..PAGES + 8 {
         for iova in [page * unit, page * unit + unit - 1] {

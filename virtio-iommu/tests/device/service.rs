@@ -76,7 +76,7 @@ fn unmap_page(i: u64) -> Vec<u8> {
 fn a_batch_is_published_once_and_waits_once() {
     let mut rig = Rig::idle(options());
     let log = Log::default();
-    rig.device.set_observer(Box::new(log.clone()));
+    rig.device.set_observers(|_| Box::new(log.clone()));
     rig.device.add_emulated_endpoint(EndpointId(8)).unwrap();
     rig.activate(rig.device.features() & !virtio_iommu::device::F_EVENT_IDX);
     assert_eq!(rig.attach(1, 8), Status::Ok);

@@ -134,7 +134,7 @@ fn no_damaged_byte_is_overlooked() {
 
 #[test]
 fn a_future_version_is_named() {
-    assert!(matches!(decode(b"virtio-iommu/state/2 2 00000000\n{}"), Err(FormatError::Future { found: 2 })));
+    assert!(matches!(decode(b"virtio-iommu/state/3 2 00000000\n{}"), Err(FormatError::Future { found: 3 })));
     assert!(matches!(decode(b"virtio-iommu/state/0 2 00000000\n{}"), Err(FormatError::NotAState)));
     assert!(matches!(decode(b"{}"), Err(FormatError::NotAState)));
 }

@@ -32,7 +32,7 @@ pub const INDIRECT: u16 = 4;
 
 #[derive(Default)]
 pub struct Irq {
-    pub queues: [AtomicU64; 2],
+    pub queues: [AtomicU64; 8],
     pub config: AtomicU64,
 }
 
@@ -148,10 +148,16 @@ pub fn ram() -> Arc<GuestMemoryMmap> {
     Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap())
 }
 
+/// The conformance suite runs on several request queues, too.
+fn request_queues() -> u16 {
+    std::env::var("CONFORMANCE_REQUEST_QUEUES").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
+
 /// Small caps, impatient: what tests want unless they say otherwise.
 pub fn options() -> DeviceOptions {
     DeviceOptions {
         boot_bypass: false,
+        request_queues: request_queues(),
         patience: virtio_iommu::epoch::Patience { spins: 10, yields: 10, naps: 10 },
         ..DeviceOptions::default()
     }
