@@ -225,6 +225,7 @@ impl Platform {
         }
         let bus = self.iommu_bus.clone().ok_or(WorkloadError::NoIommu(mode))?;
         let settings = IommuSettings {
+            request_queues: params.request_queues,
             ring_size: params.iommu_ring_size,
             watchdog: self.watchdog,
             ..IommuSettings::default()

@@ -69,7 +69,9 @@ fn platform(case: &CaseSpec, mode: ServiceMode) -> (Platform, Option<Arc<Device>
     let ram = GuestRam::new(Arc::clone(&memory)).unwrap();
     let iommu = case.mode.has_iommu().then(|| {
         let queue_sizes = [case.params.iommu_ring_size, 64];
-        let options = DeviceOptions { service: mode, queue_sizes, ..DeviceOptions::default() };
+        let request_queues = case.params.request_queues;
+        let options =
+            DeviceOptions { service: mode, queue_sizes, request_queues, ..DeviceOptions::default() };
         Arc::new(Device::new(options, ram.clone()).unwrap())
     });
     if let Some(iommu) = &iommu {
@@ -159,6 +161,37 @@ fn map_storm_on_one_cpu() {
 }
 
 #[test]
+fn a_cpu_counts_the_same_whatever_queue_it_uses() {
+    check("map-storm", &["threads=1", "map_bytes=4096", "request_queues=1,4"], 1000);
+    check("netperf-strict", &["request_queues=2"], 100);
+}
+
+#[test]
+fn each_cpu_uses_its_own_request_queue() {
+    let case = cases("map-storm", &["threads=3", "map_bytes=4096", "pattern=ring", "request_queues=3"]);
+    let (platform, iommu) = platform(&case[0], ServiceMode::Inline);
+    let mut run = workload::start(platform, &case[0]).unwrap();
+    run.run_slice(Stop::Packets(300), &AtomicBool::new(false)).unwrap();
+    run.shutdown().unwrap();
+    let queues: Vec<_> = iommu.unwrap().queue_counters().map(|queue| queue.mapped).collect();
+    assert_eq!(queues, [100; 3]);
+}
+
+#[test]
+fn a_device_with_fewer_request_queues_than_wanted_is_refused() {
+    let few = cases("map-storm", &["threads=1", "map_bytes=4096", "request_queues=1,2,4"]);
+    let of = |queues| few.iter().find(|case| case.params.request_queues == queues).unwrap();
+    for (has, wants) in [(1, 2), (2, 4)] {
+        let (platform, _iommu) = platform(of(has), ServiceMode::Inline);
+        let refused = workload::start(platform, of(wants)).err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|text| text.contains("request queues") || text.contains("features")));
+    }
+    let (platform, iommu) = platform(of(4), ServiceMode::Inline);
+    workload::start(platform, of(2)).unwrap().shutdown().unwrap();
+    assert_eq!(iommu.unwrap().counters().garbled, [0; 6], "two of four");
+}
+
+#[test]
 fn fio() {
     for name in ["fio-randread-4k", "fio-randread-64k", "fio-randwrite-4k", "fio-randwrite-64k"] {
         check(name, &["disk_mib=4", "modes=off,identity,lazy,strict"], 500);
@@ -175,6 +208,8 @@ fn netperf_through_the_same_door() {
 fn several_cpus_and_engines_with_services_on_threads() {
     let all = [
         ("map-storm", vec!["threads=3", "map_bytes=4096"]),
+        ("map-storm", vec!["threads=3", "map_bytes=4096", "request_queues=2,3"]),
+        ("iotlb-churn", vec!["working_set_pages=64", "engines=3", "request_queues=2", "remap_every=1"]),
         ("dma-throughput", vec!["engines=2", "transfer_bytes=4096", "neighbour=storm"]),
         ("iotlb-churn", vec!["working_set_pages=64"]),
         ("fio-randwrite-4k", vec!["disk_mib=1"]),

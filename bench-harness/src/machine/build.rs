@@ -42,6 +42,7 @@ pub(super) fn iommu_options(case: &CaseSpec, service: ServiceMode) -> DeviceOpti
         service,
         fences,
         queue_sizes: [requests, default.queue_sizes[1]],
+        request_queues: case.params.request_queues,
         iotlb: iotlb_options(case),
         ..default
     }

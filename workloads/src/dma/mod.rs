@@ -145,6 +145,8 @@ pub struct Dma {
 /// A domain of the IOMMU with the device attached.
 struct Domain {
     iommu: Arc<IommuDriver>,
+    /// Which CPU's request queue it uses: each domain has a CPU of its own.
+    cpu: usize,
     endpoint: EndpointId,
     id: DomainId,
     page_sizes: u64,
@@ -318,7 +320,7 @@ impl Domain {
             None
         };
         let page_sizes = iommu.config().page_size_mask;
-        Ok(Self { iommu, endpoint, id, page_sizes, translated })
+        Ok(Self { iommu, cpu: settings.domain as usize, endpoint, id, page_sizes, translated })
     }
 
     #[inline]
@@ -335,7 +337,7 @@ impl Domain {
             Direction::FromDevice => MAP_F_WRITE,
             Direction::Both => MAP_F_READ | MAP_F_WRITE,
         };
-        let mut requests = self.iommu.requests();
+        let mut requests = self.iommu.requests(self.cpu);
         let mut done = 0;
         while done < size {
             let (virt_start, phys_start) = (iova + done, gpa.0 - offset + done);
@@ -352,7 +354,7 @@ impl Domain {
     fn unmap(&mut self, mode: Mode, mapping: Mapping, counts: &mut Counts) -> Result<(), DmaError> {
         let (offset, size) = whole_pages(mapping.device, mapping.len);
         let iova = mapping.device - offset;
-        let mut requests = self.iommu.requests();
+        let mut requests = self.iommu.requests(self.cpu);
         // Linux cuts by what the I/O virtual address alone allows, and each request takes the whole of every mapping
         // that begins in its piece: no UNMAP ever splits a mapping.
         let (mut done, mut mapped) = (0, 0);
@@ -388,7 +390,7 @@ impl Domain {
         if translated.flush.is_empty() {
             return Ok(());
         }
-        self.iommu.requests().sync()?;
+        self.iommu.requests(self.cpu).sync()?;
         counts.invalidations += 1;
         for (iova, size) in translated.flush.drain() {
             translated.iovas.free(iova, size)?;

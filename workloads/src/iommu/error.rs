@@ -86,6 +86,14 @@ pub enum IommuError {
     /// A bypass domain without the feature.
     #[error("the device does not offer bypass domains (BYPASS_CONFIG)")]
     NoBypass,
+    /// Fewer request queues than wanted, or more than there can be.
+    #[error("{wanted} request queues are wanted, the device says it has {offered}")]
+    RequestQueues {
+        /// How many are wanted.
+        wanted: u16,
+        /// What the configuration says.
+        offered: u16,
+    },
     /// A request failed.
     #[error("{kind} failed: {failure}")]
     Request {

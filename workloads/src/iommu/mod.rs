@@ -1,7 +1,8 @@
 //! Driver of the virtio-iommu device, as Linux's `drivers/iommu/virtio-iommu.c` behaves.
 //!
 //! Requests are queued under one lock, kicked together and waited for by busy-waiting under that lock, so that the
-//! device's latency is the guest's stall. Unlike Linux, which ignores the status of MAP and UNMAP, every status is
+//! device's latency is the guest's stall. Where the device has several request queues (`docs/multi-queue.md`, which
+//! Linux does not know) and the guest wants them, each has a lock of its own, and each CPU keeps to one. Unlike Linux, which ignores the status of MAP and UNMAP, every status is
 //! checked and becomes an error.
 
 use std::{
@@ -9,11 +10,13 @@ use std::{
     time::Duration,
 };
 
+use crossbeam_utils::CachePadded;
 use virtio_iommu_spec::{
-    DEVICE_ID, DomainId, EVENT_QUEUE, EndpointId, REQUEST_QUEUE,
+    DEVICE_ID, DomainId, EVENT_QUEUE, EndpointId,
     config::{CONFIG_BYTES, Config},
     fault::Fault,
     feature,
+    private::{F_REQUEST_QUEUES, MAX_REQUEST_QUEUES, REQUEST_QUEUES_OFFSET, request_queue},
     probe::{PROPERTY_HEAD_BYTES, RESV_MEM_BYTES, ResvMem, T_RESV_MEM, TYPE_MASK},
     request::{ATTACH_F_BYPASS, Attach, Detach, Map, Probe, Unmap},
 };
@@ -42,7 +45,9 @@ pub const MAX_PROBE_BYTES: u32 = 1 << 16;
 /// How the driver is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct IommuSettings {
-    /// Descriptors of the request queue; a request takes two. The device may allow fewer.
+    /// Request queues; with more than one the device must have the private feature.
+    pub request_queues: u16,
+    /// Descriptors of each request queue; a request takes two. The device may allow fewer.
     pub ring_size: u16,
     /// Descriptors of the event queue, each with a buffer. The device may allow fewer.
     pub event_ring_size: u16,
@@ -52,7 +57,7 @@ pub struct IommuSettings {
 
 impl Default for IommuSettings {
     fn default() -> Self {
-        Self { ring_size: 256, event_ring_size: 64, watchdog: Duration::from_secs(10) }
+        Self { request_queues: 1, ring_size: 256, event_ring_size: 64, watchdog: Duration::from_secs(10) }
     }
 }
 
@@ -63,7 +68,7 @@ pub struct IommuCounts {
     pub requests_map: u64,
     /// UNMAP requests queued.
     pub requests_unmap: u64,
-    /// Doorbells of the request queue.
+    /// Doorbells of the request queues.
     pub kicks: u64,
     /// Times the ring was full and was drained first.
     pub ring_full: u64,
@@ -75,15 +80,16 @@ pub struct IommuDriver {
     device: MmioDevice,
     config: Config,
     features: u64,
-    requests: Mutex<RequestQueue>,
+    /// At least one.
+    requests: Box<[CachePadded<Mutex<RequestQueue>>]>,
     events: Mutex<EventQueue>,
 }
 
 impl IommuDriver {
-    /// Finds the device, negotiates, sets both queues up, goes live and posts the event buffers.
+    /// Finds the device, negotiates, sets the queues up, goes live and posts the event buffers.
     ///
     /// # Errors
-    /// When the device is not there, lacks MAP_UNMAP, has a granule larger than a page, or memory is exhausted.
+    /// When the device is not there, lacks MAP_UNMAP or the request queues wanted, has a granule larger than a page, or memory is exhausted.
     pub fn probe(
         bus: Arc<dyn Bus>,
         pages: &PageAllocator,
@@ -95,17 +101,24 @@ impl IommuDriver {
             | feature::PROBE
             | feature::MMIO
             | feature::BYPASS_CONFIG;
-        let features = device.negotiate(feature::MAP_UNMAP, optional)?;
+        let private = if settings.request_queues > 1 { F_REQUEST_QUEUES } else { 0 };
+        let features = device.negotiate(feature::MAP_UNMAP | private, optional)?;
         let config = checked_config(&device, features)?;
-        let requests = ring(&device, pages, REQUEST_QUEUE, settings.ring_size)?;
+        let count = request_queues(&device, features, settings.request_queues)?;
+        let rings = (0..count).map(|lane| ring(&device, pages, request_queue(lane), settings.ring_size));
+        let rings = rings.collect::<Result<Vec<_>, _>>()?;
         let events = ring(&device, pages, EVENT_QUEUE, settings.event_ring_size)?;
         device.driver_ok()?;
         let probe_bytes = if features & feature::PROBE != 0 { config.probe_size } else { 0 };
-        let requests = RequestQueue::new(pages, requests, probe_bytes, settings.watchdog)?;
+        let queue = |(ring, lane)| -> Result<_, IommuError> {
+            let index = request_queue(lane);
+            let queue = RequestQueue::new(pages, ring, index, probe_bytes, settings.watchdog)?;
+            Ok(CachePadded::new(Mutex::new(queue)))
+        };
+        let requests = rings.into_iter().zip(0..).map(queue).collect::<Result<_, _>>()?;
         let mut events = EventQueue::new(pages, events)?;
         events.post_all(&device)?;
-        let (requests, events) = (Mutex::new(requests), Mutex::new(events));
-        Ok(Arc::new(Self { device, config, features, requests, events }))
+        Ok(Arc::new(Self { device, config, features, requests, events: Mutex::new(events) }))
     }
 
     /// The device's configuration; ranges whose feature is absent are the widest.
@@ -127,7 +140,7 @@ impl IommuDriver {
             return Ok(Vec::new());
         }
         let request = Probe { endpoint: endpoint.0, reserved: [0; 64] };
-        let properties = lock(&self.requests).probe(&self.device, &request.encode())?;
+        let properties = lock(&self.requests[0]).probe(&self.device, &request.encode())?;
         Ok(parse_properties(&properties))
     }
 
@@ -154,15 +167,18 @@ impl IommuDriver {
     }
 
     fn one(&self, kind: RequestKind, request: &[u8]) -> Result<(), IommuError> {
-        let mut requests = lock(&self.requests);
+        let mut requests = lock(&self.requests[0]);
         requests.add(&self.device, kind, request)?;
         requests.sync(&self.device)
     }
 
-    /// Takes the request lock, to queue several requests and wait for them once.
+    /// Takes the lock of a CPU's request queue, to queue several requests and wait for them once. CPUs share the queues in
+    /// turn; what has to come after something else must go to the same queue, or wait for its answer.
     #[inline]
-    pub fn requests(&self) -> Requests<'_> {
-        Requests { queue: lock(&self.requests), device: &self.device }
+    pub fn requests(&self, cpu: usize) -> Requests<'_> {
+        // With one queue, which is the rule, nothing is divided.
+        let lane = if self.requests.len() == 1 { 0 } else { cpu % self.requests.len() };
+        Requests { queue: lock(&self.requests[lane]), device: &self.device }
     }
 
     /// Calls `f` with each fault reported since the last call, and gives the buffers back to the device.
@@ -175,7 +191,15 @@ impl IommuDriver {
 
     /// What was counted since the driver was set up.
     pub fn counts(&self) -> IommuCounts {
-        lock(&self.requests).counts
+        let mut total = IommuCounts::default();
+        for queue in &self.requests {
+            let IommuCounts { requests_map, requests_unmap, kicks, ring_full } = lock(queue).counts;
+            total.requests_map += requests_map;
+            total.requests_unmap += requests_unmap;
+            total.kicks += kicks;
+            total.ring_full += ring_full;
+        }
+        total
     }
 
     /// Resets the device.
@@ -187,7 +211,7 @@ impl IommuDriver {
     }
 }
 
-/// The request lock, held.
+/// The lock of a request queue, held.
 pub struct Requests<'a> {
     queue: MutexGuard<'a, RequestQueue>,
     device: &'a MmioDevice,
@@ -212,7 +236,7 @@ impl Requests<'_> {
         self.queue.add(self.device, RequestKind::Unmap, &request.encode())
     }
 
-    /// Kicks and waits until every queued request, whoever queued it, has been answered.
+    /// Kicks and waits until every request on this queue, whoever queued it, has been answered.
     ///
     /// # Errors
     /// The first request that failed since the last wait, or that the device does not answer.
@@ -241,6 +265,19 @@ fn checked_config(device: &MmioDevice, features: u64) -> Result<Config, IommuErr
         return Err(IommuError::ProbeSize { probe_size: config.probe_size });
     }
     Ok(config)
+}
+
+/// How many request queues to set up: those wanted, and no more than the device has.
+fn request_queues(device: &MmioDevice, features: u64, wanted: u16) -> Result<u16, IommuError> {
+    if features & F_REQUEST_QUEUES == 0 {
+        return Ok(1);
+    }
+    let config = device.config::<{ REQUEST_QUEUES_OFFSET + 2 }>()?;
+    let offered = u16::from_le_bytes([config[REQUEST_QUEUES_OFFSET], config[REQUEST_QUEUES_OFFSET + 1]]);
+    if offered > MAX_REQUEST_QUEUES || offered < wanted {
+        return Err(IommuError::RequestQueues { wanted, offered });
+    }
+    Ok(wanted)
 }
 
 fn ring(

@@ -1,9 +1,9 @@
-//! The request queue: slots in guest memory, a ring, and the wait.
+//! A request queue: slots in guest memory, a ring, and the wait.
 
 use std::time::Duration;
 
 use virtio_iommu_spec::{
-    REQUEST_QUEUE, Status,
+    Status,
     request::{MAX_READABLE_BYTES, TAIL_BYTES},
 };
 
@@ -30,6 +30,8 @@ const _: () = assert!(MAX_READABLE_BYTES <= TAIL && TAIL + TAIL_BYTES <= SLOT_BY
 #[derive(Debug)]
 pub(super) struct RequestQueue {
     ring: SplitRing,
+    /// Of the virtqueue.
+    index: u16,
     slots: Span,
     kinds: Box<[RequestKind]>,
     free: Vec<u16>,
@@ -45,6 +47,7 @@ impl RequestQueue {
     pub(super) fn new(
         pages: &PageAllocator,
         ring: SplitRing,
+        index: u16,
         probe_bytes: u32,
         watchdog: Duration,
     ) -> Result<Self, IommuError> {
@@ -53,6 +56,7 @@ impl RequestQueue {
         let probe = pages.alloc((SLOT_BYTES + TAIL_BYTES) as u64 + u64::from(probe_bytes))?;
         Ok(Self {
             ring,
+            index,
             slots: memory,
             kinds: vec![RequestKind::Probe; usize::from(slots)].into(),
             free: (0..slots).rev().collect(),
@@ -115,7 +119,7 @@ impl RequestQueue {
     pub(super) fn sync(&mut self, device: &MmioDevice) -> Result<(), IommuError> {
         if self.ring.publish() {
             self.counts.kicks += 1;
-            device.kick(REQUEST_QUEUE);
+            device.kick(self.index);
         }
         let mut wait = Wait::new(self.watchdog);
         while self.ring.outstanding() > 0 {

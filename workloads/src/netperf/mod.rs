@@ -182,6 +182,7 @@ impl Netperf {
         let iommu = if case.mode.has_iommu() {
             let bus = guest.iommu_bus.clone().ok_or(NetperfError::NoIommu(case.mode))?;
             let settings = IommuSettings {
+                request_queues: params.request_queues,
                 ring_size: params.iommu_ring_size,
                 watchdog: guest.watchdog,
                 ..IommuSettings::default()

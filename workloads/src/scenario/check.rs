@@ -133,6 +133,7 @@ fn memory(params: &Params, payload: u32, pieces: u32) -> Result<(), Conflict> {
 fn enough_memory(params: &Params, buffers: u64) -> Result<(), Conflict> {
     let ring = |size| RingLayout::new(size).map_or(0, |layout| layout.bytes);
     let iommu = ring(params.iommu_ring_size) + u64::from(params.iommu_ring_size) * SLOT_BYTES as u64;
+    let iommu = u64::from(params.request_queues) * iommu;
     let endpoints = u64::from(params.engines) * 2 * ring(params.ring_size);
     let bytes = OVERHEAD_BYTES + buffers + iommu + endpoints;
     if bytes > u64::from(params.guest_memory_mib) << 20 {

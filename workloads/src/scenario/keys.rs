@@ -69,7 +69,7 @@ const fn key(name: &'static str, accepts: Accepts, default: &'static str, meanin
 }
 
 /// Every parameter, by name.
-pub const KEYS: [Key; 33] = [
+pub const KEYS: [Key; 34] = [
     key(
         "ack_every",
         Accepts::Int(1, 64),
@@ -156,6 +156,12 @@ pub const KEYS: [Key; 33] = [
         Accepts::Int(0, 1 << 20),
         "0",
         "DMA engine: transfers after which the buffer just used is unmapped and mapped anew; 0 never",
+    ),
+    key(
+        "request_queues",
+        Accepts::Int(1, 64),
+        "1",
+        "request queues of the IOMMU, which the guest's CPUs share in turn; more than 1 is a private feature",
     ),
     key("ring_size", Accepts::PowerOfTwo(4, 32768), "256", "descriptors of each ring of the endpoint"),
     key("rx_buffer_bytes", Accepts::Multiple(2048, 65536, 2048), "4096", "bytes of a receive buffer"),

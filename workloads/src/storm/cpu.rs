@@ -20,6 +20,8 @@ use crate::{
 /// See the module.
 pub(super) struct Cpu {
     iommu: Arc<IommuDriver>,
+    /// Which CPU of the guest it is.
+    number: usize,
     domain: DomainId,
     addresses: Addresses,
     map_bytes: u64,
@@ -42,6 +44,7 @@ impl Cpu {
         platform: &Platform,
         iommu: &Arc<IommuDriver>,
         case: &CaseSpec,
+        number: usize,
         domain: DomainId,
         addresses: Addresses,
     ) -> Self {
@@ -49,6 +52,7 @@ impl Cpu {
         let every = platform.recorder.sample_every();
         Self {
             iommu: Arc::clone(iommu),
+            number,
             domain,
             addresses,
             map_bytes: u64::from(params.map_bytes),
@@ -108,7 +112,7 @@ impl Cpu {
         let flags = MAP_F_READ | MAP_F_WRITE;
         let request = Map { domain: self.domain.0, virt_start, virt_end, phys_start, flags };
         let start_ns = self.maps.due().then(|| self.clock.now_ns());
-        let mut requests = self.iommu.requests();
+        let mut requests = self.iommu.requests(self.number);
         requests.map(&request)?;
         requests.sync()?;
         drop(requests);
@@ -126,7 +130,7 @@ impl Cpu {
         let virt_end = virt_start + (self.map_bytes - 1);
         let request = Unmap { domain: self.domain.0, virt_start, virt_end, reserved: [0; 4] };
         let start_ns = self.unmaps.due().then(|| self.clock.now_ns());
-        let mut requests = self.iommu.requests();
+        let mut requests = self.iommu.requests(self.number);
         requests.unmap(&request)?;
         if self.mode == Mode::Strict {
             requests.sync()?;
@@ -154,7 +158,7 @@ impl Cpu {
         if self.held.is_empty() {
             return Ok(());
         }
-        self.iommu.requests().sync()?;
+        self.iommu.requests(self.number).sync()?;
         self.counts.invalidations += 1;
         self.deadline_ns = None;
         for slot in self.held.drain(..) {

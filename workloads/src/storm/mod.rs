@@ -1,7 +1,7 @@
 //! MAP_STORM: guest CPUs that map and unmap through the IOMMU's request queue, and nothing else.
 //!
-//! All CPUs work in one domain, as those of a guest with one busy device do, and share the request queue's lock. Each
-//! keeps to addresses of its own, which the [pattern](crate::scenario::Pattern) orders; there is no allocator of
+//! All CPUs work in one domain, as those of a guest with one busy device do, and share the request queue's lock, or as
+//! many as there are request queues, in turn. Each keeps to addresses of its own, which the [pattern](crate::scenario::Pattern) orders; there is no allocator of
 //! addresses in the path. A mapping is one MAP and one UNMAP request, whatever its size. Strict mode waits for each
 //! UNMAP; lazy mode queues them and waits for all when `flush_entries` are held back and one more comes, or after
 //! `flush_ms`; no address is used again before that.
@@ -37,7 +37,7 @@ pub(crate) struct Storm {
 }
 
 impl Storm {
-    /// Attaches the idle endpoint to a domain, counted from the first.
+    /// Attaches the idle endpoint to a domain, counted from the first; each domain before it has a CPU.
     pub(crate) fn attach(
         platform: &Platform,
         iommu: &Arc<IommuDriver>,
@@ -47,11 +47,12 @@ impl Storm {
         pattern: Pattern,
     ) -> Result<Self, WorkloadError> {
         let config = iommu.config();
+        let first_cpu = domain as usize;
         let domain = DomainId(config.domain_start.saturating_add(domain));
         let cpu = |index: u16| -> Result<Cpu, WorkloadError> {
             let seed = platform.seed.wrapping_add(u64::from(index));
             let addresses = Addresses::new(&case.params, case.mode, pattern, index, config.input_end, seed)?;
-            Ok(Cpu::new(platform, iommu, case, domain, addresses))
+            Ok(Cpu::new(platform, iommu, case, first_cpu + usize::from(index), domain, addresses))
         };
         let cpus = (0..threads).map(cpu).collect::<Result<_, _>>()?;
         iommu.attach(platform.idle, domain, false)?;

@@ -9,6 +9,12 @@ use virtio_transport::ServiceMode;
 
 use super::*;
 
+fn queue_on_all(lanes: &mut [Lane], request: &[u8]) {
+    for lane in lanes {
+        lane.queue(request, 4);
+    }
+}
+
 #[test]
 fn reset_stops_every_queue() {
     for service in [ServiceMode::Inline, ServiceMode::Thread, ServiceMode::Poll] {
@@ -24,7 +30,7 @@ fn reset_stops_every_queue() {
             }
             rig.device.reset();
             let used: Vec<_> = lanes.iter().map(|lane| lane.ring.used_index()).collect();
-            lanes.iter_mut().for_each(|lane| drop(lane.queue(&map(1, 0, 0, 7), 4)));
+            queue_on_all(&mut lanes, &map(1, 0, 0, 7));
             lanes.iter().for_each(|lane| lane.kick(&rig.device));
             let after: Vec<_> = lanes.iter().map(|lane| lane.ring.used_index()).collect();
             assert_eq!(after, used, "{service:?}: a queue was served after reset");
@@ -94,7 +100,7 @@ fn every_queue_goes_on_where_it_was() {
     let indices: Vec<_> = state.queues.iter().map(|queue| (queue.index, queue.next_avail)).collect();
     assert_eq!(indices, [(0, 1), (2, 3), (3, 1), (1, 0)]);
     // Requests that were queued while nobody served.
-    lanes.iter_mut().for_each(|lane| drop(lane.queue(&unmap(1, 0, 2), 4)));
+    queue_on_all(&mut lanes, &unmap(1, 0, 2));
     let again = decode(&encode(&state).unwrap()).unwrap();
     assert_eq!(again, state);
     let device = fresh(&rig, 3);
@@ -102,7 +108,7 @@ fn every_queue_goes_on_where_it_was() {
     assert_eq!(lanes.iter_mut().map(Lane::wait).collect::<Vec<_>>(), [4; 3]);
     assert_eq!((device.counters().unmapped, device.counters().batches), (3, 3));
     device.pause();
-    lanes.iter_mut().for_each(|lane| drop(lane.queue(&map(1, 20, 20, 7), 4)));
+    queue_on_all(&mut lanes, &map(1, 20, 20, 7));
     device.resume().unwrap();
     assert_eq!(lanes.iter_mut().map(Lane::wait).collect::<Vec<_>>(), [4; 3]);
     assert_eq!(device.counters().mapped, 1, "three asked for the same page");

@@ -24,7 +24,7 @@ fn a_device_with_one_request_queue_is_the_standard_one() {
     let rig = Rig::default();
     assert_eq!(rig.device.features() & F_REQUEST_QUEUES, 0);
     assert_eq!(rig.device.queue_max_sizes().len(), 2);
-    assert_eq!(rig.device.queue_count(!0 & !F_REQUEST_QUEUES), 2);
+    assert_eq!(rig.device.queue_count(!F_REQUEST_QUEUES), 2);
     let mut past = [0xff; 16];
     rig.device.read_config(40, &mut past);
     assert_eq!(past, [0; 16], "nothing behind the standard configuration");
