@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Tables(crate::tables::TablesArgs),
     /// Make report.html of a stored run again
     Report(ReportArgs),
+    /// Verify, tidy, import and export a store of runs
+    Store(crate::store::StoreArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

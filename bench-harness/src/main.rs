@@ -21,6 +21,7 @@ mod progress;
 mod report;
 mod run;
 mod scenarios;
+mod store;
 mod tables;
 
 use cli::{Cli, Command};
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Show(args) => scenarios::show(&args),
         Command::Tables(args) => tables::tables(&args),
         Command::Report(args) => report::report(&args),
+        Command::Store(args) => store::store(&args),
         Command::Completions(args) => completions::completions(&args),
     };
     match done {

@@ -29,6 +29,21 @@ impl Progress {
         Self { bar, total, done: Duration::ZERO, since: Instant::now() }
     }
 
+    /// A bar for work that is counted in `noun`s; [`Progress::item`] moves it.
+    pub(crate) fn of_items(noun: &'static str) -> Self {
+        let progress = Self::new(Duration::ZERO, false);
+        progress.bar.set_message(format!("{noun}s"));
+        let style = ProgressStyle::with_template("[{bar:24}] {pos}/{len} {msg}");
+        progress.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+        progress
+    }
+
+    /// `done` of `total` items are done.
+    pub(crate) fn item(&self, done: usize, total: usize) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+    }
+
     /// Says what is being done now.
     pub(crate) fn now(&self, what: &str) {
         self.bar.set_message(what.to_owned());

@@ -16,7 +16,8 @@ use nix::{
 use serde_json::Value;
 
 fn only_run(store: &Path) -> Value {
-    let folders: Vec<_> = std::fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let paths = std::fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
+    let folders: Vec<_> = paths.filter(|path| path.is_dir()).collect();
     assert_eq!(folders.len(), 1, "{folders:?}");
     assert!(folders[0].join("report.html").is_file());
     serde_json::from_str(&std::fs::read_to_string(folders[0].join("run.json")).unwrap()).unwrap()

@@ -11,7 +11,9 @@ use serde_json::Value;
 fn stored(store: &Path) -> Vec<std::path::PathBuf> {
     let Ok(entries) = std::fs::read_dir(store) else { return Vec::new() };
     let paths = entries.map(|entry| entry.unwrap().path());
-    paths.filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with('.')).collect()
+    paths
+        .filter(|path| path.is_dir() && !path.file_name().unwrap().to_string_lossy().starts_with('.'))
+        .collect()
 }
 
 #[test]

@@ -4,18 +4,23 @@
 //! - [`histogram`]: full-resolution latency histograms and their summaries.
 //! - [`environment`]: what the machine is, each fact with the reason where it could not be read.
 //! - [`series`]: what each slice measured.
+//! - [`index`]: the store's append-only list of acknowledged runs.
 //! - [`store`]: one new folder a run, written under a temporary name and renamed when complete.
+//! - [`survey`]: every run of a store, and everything in it that is not sound.
 
 pub mod environment;
 pub mod histogram;
+pub mod index;
 pub mod names;
 pub mod schema;
 pub mod series;
 pub mod store;
+pub mod survey;
 pub mod validate;
 
 pub use environment::{Environment, Fact, revision};
 pub use histogram::{Histogram, HistogramSummary};
+pub use index::{INDEX_SCHEMA, Index, IndexError};
 pub use jiff::Timestamp;
 pub use schema::{
     Case, EndpointKind, Machine, Metric, Mode, Overhead, Param, ProbeAttached, ProbeSkipped, Probes,
@@ -23,4 +28,5 @@ pub use schema::{
 };
 pub use series::{CaseSeries, MetricSeries, SERIES_SCHEMA, Series, SeriesError, SliceValue};
 pub use store::{Histograms, Integrity, RunFolder, Store, StoreError, StoredRun};
+pub use survey::{Fault, Finding, Survey};
 pub use validate::{Invalid, LoadError};

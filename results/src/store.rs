@@ -1,11 +1,14 @@
 //! The append-only store: one new folder a run.
 //!
 //! A run is written into a hidden folder beside its final place, flushed to the disk and renamed. A reader therefore
-//! sees a whole run or none, a crash leaves only a hidden folder behind, and nothing is ever overwritten.
+//! sees a whole run or none, a crash leaves only a hidden folder behind, and nothing is ever overwritten. Then it is
+//! appended to the store's [index](crate::index), which acknowledges it.
 
 mod checksums;
 mod error;
 mod folder;
+mod gc;
+mod import;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,8 +19,11 @@ use jiff::Timestamp;
 pub use checksums::{CHECKSUM_FILE, Integrity};
 pub use error::StoreError;
 pub use folder::RunFolder;
+pub use gc::{GcOptions, GcReport};
+pub use import::{Import, Imported, Refusal};
 
 use crate::histogram::Histogram;
+use crate::index::Index;
 use crate::schema::Run;
 use crate::series::Series;
 
@@ -30,7 +36,7 @@ pub const SERIES_FILE: &str = "series.json";
 /// Folder of the full-resolution histograms inside the run's folder.
 pub const HISTOGRAM_FOLDER: &str = "histograms";
 /// Prefix of a folder whose run is not complete.
-const UNFINISHED: &str = ".unfinished-";
+pub(crate) const UNFINISHED: &str = ".unfinished-";
 
 /// Full-resolution histograms by case id and histogram name.
 pub type Histograms = BTreeMap<(String, String), Histogram>;
@@ -67,6 +73,21 @@ impl Store {
         fs::create_dir(&probe).map_err(|source| StoreError::writing(&root, source))?;
         fs::remove_dir(&probe).map_err(|source| StoreError::writing(&probe, source))?;
         Ok(Self { root })
+    }
+
+    /// The store at `root` as it is, to be read: nothing is created or tried.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`] when there is no such folder.
+    pub fn existing(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let root = root.into();
+        fs::read_dir(&root).map_err(|source| StoreError::Read { path: root.clone(), source })?;
+        Ok(Self { root })
+    }
+
+    /// Its index; the file may be absent.
+    pub fn index(&self) -> Index {
+        Index::of_store(&self.root)
     }
 
     /// Where the runs are.

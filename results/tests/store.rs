@@ -300,3 +300,38 @@ fn hidden(root: impl AsRef<std::path::Path>) -> usize {
     let entries = fs::read_dir(root).unwrap();
     entries.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')).count()
 }
+
+/// As above, for the index: the limit lets the appends through until it cuts one in two.
+#[test]
+fn an_index_on_a_full_disk_keeps_what_it_acknowledged() {
+    const CHILD: &str = "IOMMU_RESULTS_TEST_INDEX";
+    if let Some(root) = std::env::var_os(CHILD) {
+        let index = iommu_results::Index::of_store(root.as_ref());
+        for n in 0..10_000 {
+            let forget = iommu_results::index::Operation::Forget { run_id: format!("run-{n}") };
+            let Err(error) = index.append([forget]) else { continue };
+            assert!(matches!(error, iommu_results::IndexError::Full { .. }), "{error}");
+            let contents = index.read().unwrap();
+            assert_eq!((contents.lines.len(), contents.torn_bytes), (n, 0));
+            assert!(contents.damaged.is_empty());
+            println!("full after {n}");
+            return;
+        }
+        panic!("the limit was never reached");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", r#"trap "" XFSZ; ulimit -f 16; exec "$0" --nocapture --exact an_index_on_a_full_disk_keeps_what_it_acknowledged"#])
+        .arg(std::env::current_exe().unwrap())
+        .env(CHILD, dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("full after"), "{text}");
+    // Space again: the next append goes on where the acknowledged ones ended.
+    let index = iommu_results::Index::of_store(dir.path());
+    let acknowledged = index.read().unwrap().lines.len();
+    let forget = iommu_results::index::Operation::Forget { run_id: "next".to_owned() };
+    assert_eq!(index.append([forget]).unwrap().healed_bytes, 0);
+    assert_eq!(index.read().unwrap().lines.len(), acknowledged + 1);
+}

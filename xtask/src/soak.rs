@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// Random map/unmap cycles of the memory test
     #[arg(long, default_value_t = 10_000_000)]
     cycles: u64,
+    /// Kills of a writer in mid-append to the store's index
+    #[arg(long, default_value_t = 20_000)]
+    kills: u64,
     /// Random schedules of concurrent histories
     #[arg(long, default_value_t = 2_000_000)]
     schedules: u64,
@@ -64,6 +67,12 @@ fn parts(options: &Options) -> Vec<Part> {
             command: words("test --release --locked -p virtio-iommu memory_stays_bounded -- --nocapture"),
             env: vec![("STRESS_CYCLES", options.cycles.to_string())],
             keep: &["cycles"],
+        },
+        Part {
+            name: "kill -9 in mid-append, two writers",
+            command: words("test --release --locked -p iommu-results --lib two_writers -- --nocapture"),
+            env: vec![("STORE_KILLS", options.kills.to_string())],
+            keep: &["kills"],
         },
         Part {
             name: "random schedules, linearizability",

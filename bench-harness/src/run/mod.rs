@@ -135,9 +135,11 @@ fn conclude(end: End, stored: Result<PathBuf, StoreError>) -> Result<Exit, Failu
             }
         });
     }
-    let folder = stored.map_err(|error| {
-        Failure::failed(format!("the result is not stored: {error}"))
-            .with_remedy("give a folder that can be written to with --out DIR")
+    let folder = stored.map_err(|error| match error {
+        StoreError::Index { .. } => Failure::failed(error)
+            .with_remedy("free some space, then append it with `iommu-bench store import --store DIR`"),
+        error => Failure::failed(format!("the result is not stored: {error}"))
+            .with_remedy("give a folder that can be written to with --out DIR"),
     })?;
     if end == End::Interrupted {
         warn(&format!("interrupted: the partial result is in {}", folder.display()));

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::histogram::HistogramError;
+use crate::index::IndexError;
 use crate::series::SeriesError;
 use crate::validate::LoadError;
 
@@ -104,6 +105,14 @@ pub enum StoreError {
         /// Number of the line, from 1.
         line: usize,
     },
+    /// The run's folder is in its place, but the index does not know it.
+    #[error("{}: stored, but not in the index: {source}; `iommu-bench store import` adds it", path.display())]
+    Index {
+        /// The run's folder.
+        path: PathBuf,
+        /// Why not.
+        source: IndexError,
+    },
     /// A histogram cannot be encoded or decoded.
     #[error("{}: {source}", path.display())]
     Histogram {
@@ -145,6 +154,7 @@ impl StoreError {
             | Self::Series { path, .. }
             | Self::Changed { path }
             | Self::Checksums { path, .. }
+            | Self::Index { path, .. }
             | Self::Histogram { path, .. } => path,
         }
     }

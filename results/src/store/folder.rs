@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::checksums::{self, CHECKSUM_FILE};
 use super::{HISTOGRAM_FOLDER, RUN_FILE, SERIES_FILE, StoreError, histogram_file};
 use crate::histogram::Histogram;
+use crate::index::{Entry, Index, Operation};
 use crate::schema::Run;
 use crate::series::{Series, SeriesError};
 
@@ -87,12 +88,15 @@ impl RunFolder {
         write_new(&path, series.to_json().map_err(refused)?.as_bytes())
     }
 
-    /// Writes `run.json` and the checksums of everything, flushes everything to the disk and makes the run visible under its name. Returns its folder.
+    /// Writes `run.json` and the checksums of everything, flushes it all to the disk, makes the run visible under its
+    /// name and appends it to the index: once this returns, the run is acknowledged and survives a crash. Returns its
+    /// folder.
     ///
     /// # Errors
     /// [`StoreError::Content`] when the run is not valid, [`StoreError::RunId`] when it carries another id,
-    /// [`StoreError::Exists`] when somebody took the place meanwhile, or what the system says. Nothing is left behind.
-    pub fn commit(mut self, run: &Run) -> Result<PathBuf, StoreError> {
+    /// [`StoreError::Exists`] when somebody took the place meanwhile, or what the system says; nothing is left behind.
+    /// [`StoreError::Index`] when the run is in its place but the index could not be appended to.
+    pub fn commit(self, run: &Run) -> Result<PathBuf, StoreError> {
         if run.run_id != self.run_id {
             return Err(StoreError::RunId {
                 path: self.place.clone(),
@@ -100,12 +104,17 @@ impl RunFolder {
                 expected: self.run_id.clone(),
             });
         }
-        let file = self.work.join(RUN_FILE);
         let text = run
             .to_json()
             .map_err(|source| StoreError::Content { path: self.place.join(RUN_FILE), source })?;
-        write_new(&file, text.as_bytes())?;
+        write_new(&self.work.join(RUN_FILE), text.as_bytes())?;
         write_new(&self.work.join(CHECKSUM_FILE), checksums::of_folder(&self.work)?.as_bytes())?;
+        self.publish(run, text.as_bytes())
+    }
+
+    /// Flushes the folder, in which everything is now, renames it and appends it to the index. `bytes` are those of
+    /// `run.json`.
+    pub(super) fn publish(mut self, run: &Run, bytes: &[u8]) -> Result<PathBuf, StoreError> {
         let histograms = self.work.join(HISTOGRAM_FOLDER);
         if histograms.is_dir() {
             sync_folder(&histograms)?;
@@ -121,8 +130,17 @@ impl RunFolder {
         self.committed = true;
         if let Some(root) = self.place.parent() {
             sync_folder(root)?;
+            let entry = Operation::Add(Entry::of(run, bytes));
+            Index::of_store(root)
+                .append([entry])
+                .map_err(|source| StoreError::Index { path: self.place.clone(), source })?;
         }
         Ok(self.place.clone())
+    }
+
+    /// The hidden folder that is written to.
+    pub(super) fn work(&self) -> &Path {
+        &self.work
     }
 }
 
@@ -136,7 +154,7 @@ impl Drop for RunFolder {
 }
 
 /// Creates a file that must not exist, writes it and waits until it is on the disk.
-fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let mut file = File::create_new(path).map_err(|source| StoreError::writing(path, source))?;
     write_synced(&mut file, path, bytes)
 }
@@ -145,7 +163,7 @@ fn write_synced(file: &mut File, path: &Path, bytes: &[u8]) -> Result<(), StoreE
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|source| StoreError::writing(path, source))
 }
 
-fn sync_folder(path: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
     match File::open(path).and_then(|folder| folder.sync_all()) {
         // Some file systems cannot flush a folder; the rename is then as durable as they make it.
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),

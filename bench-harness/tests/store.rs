@@ -1,0 +1,78 @@
+//! `store`, as a user meets it.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{outcome, run_json};
+use serde_json::Value;
+
+fn measure(store: &Path) -> PathBuf {
+    let run = run_json(store, &["netperf-strict", "--packets", "200"]);
+    store.join(run["run_id"].as_str().unwrap())
+}
+
+fn json(args: &[&str]) -> (i32, Value) {
+    let out = outcome(args);
+    (out.code, serde_json::from_str(&out.stdout).unwrap_or_else(|error| panic!("{error}: {}", out.stderr)))
+}
+
+#[test]
+fn each_run_is_acknowledged_and_an_edit_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().to_str().unwrap();
+    let (first, second) = (measure(dir.path()), measure(dir.path()));
+    let (code, sound) = json(&["store", "verify", "--json", "--store", store]);
+    assert_eq!((code, &sound["runs"], &sound["sound"]), (0, &2.into(), &true.into()), "{sound}");
+    assert_eq!(sound["schema"], "iommu-bench/verify/1");
+    assert!(sound["findings"].as_array().unwrap().is_empty(), "{sound}");
+    assert_eq!(fs::read_to_string(dir.path().join("index.jsonl")).unwrap().lines().count(), 2);
+
+    let text = fs::read_to_string(first.join("run.json")).unwrap();
+    fs::write(first.join("run.json"), text.replace("\"seed\": 1", "\"seed\": 2")).unwrap();
+    fs::write(second.join("run.json"), "{").unwrap();
+    let (code, report) = json(&["store", "verify", "--json", "--store", store]);
+    assert_eq!((code, &report["runs"], &report["skipped"]), (4, &0.into(), &2.into()));
+    let names: Vec<_> =
+        report["findings"].as_array().unwrap().iter().map(|finding| &finding["name"]).collect();
+    assert_eq!(names, ["edited", "truncated"]);
+    let text = outcome(&["store", "verify", "--store", store]);
+    assert!(text.stdout.contains("changed after it was stored"), "{}", text.stdout);
+    assert!(text.stdout.lines().skip(1).all(|line| line.chars().count() <= 80), "{}", text.stdout);
+}
+
+#[test]
+fn import_gc_and_verify_go_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    measure(&from);
+    let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+    let (code, import) = json(&["store", "import", from, "--store", to, "--json"]);
+    assert_eq!((code, &import["copied"], &import["present"]), (0, &1.into(), &0.into()), "{import}");
+    let (_, again) = json(&["store", "import", from, "--store", to, "--json"]);
+    assert_eq!((&again["copied"], &again["present"]), (&0.into(), &1.into()));
+    let (code, would) =
+        json(&["store", "gc", "--runs-older-than", "0s", "--dry-run", "--store", to, "--json"]);
+    assert_eq!((code, would["runs"].as_array().unwrap().len()), (0, 1));
+    let (code, did) = json(&["store", "gc", "--runs-older-than", "0s", "--store", to, "--json"]);
+    assert_eq!((code, &did["index_lines"]), (0, &2.into()), "{did}");
+    let (code, empty) = json(&["store", "verify", "--store", to, "--json"]);
+    assert_eq!((code, &empty["runs"], empty["findings"].as_array().unwrap().len()), (0, &0.into(), 0));
+}
+
+#[test]
+fn nonsense_is_a_usage_error_with_a_remedy() {
+    let out = outcome(&["store", "verify", "--store", "/nonexistent/store"]);
+    assert_eq!(out.code, 2);
+    assert!(
+        out.stderr.contains("/nonexistent/store") && out.stderr.contains("--store DIR"),
+        "{}",
+        out.stderr
+    );
+    let out = outcome(&["store", "gc", "--runs-older-than", "yesterday"]);
+    assert!(out.code == 2 && out.stderr.contains("90d"), "{}", out.stderr);
+    let dir = tempfile::tempdir().unwrap();
+    let out = outcome(&["store", "import", "/nonexistent", "--store", dir.path().to_str().unwrap()]);
+    assert!(out.code == 2 && out.stderr.contains("/nonexistent"), "{}", out.stderr);
+}
