@@ -24,7 +24,8 @@ Examples:
   iommu-bench run netperf-strict --duration 2s
   iommu-bench run netperf-matrix --modes off,strict --quick
   iommu-bench run ./mine.toml --set mtu=9000 --set flows=4 --out /tmp/runs
-  iommu-bench run netperf-strict --packets 10000 --seed 7 --json   exact counts, repeatable";
+  iommu-bench run netperf-strict --packets 10000 --seed 7 --json   exact counts, repeatable
+  iommu-bench run netperf-strict --machine lab                     in an emulated host with VT-d";
 
 /// Measures what I/O address translation costs, and where.
 #[derive(Debug, Parser)]
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Report(ReportArgs),
     /// Verify, tidy, import and export a store of runs
     Store(crate::store::StoreArgs),
+    /// Run any of these commands inside the emulated host
+    Lab(crate::lab::LabArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -97,6 +100,8 @@ pub(crate) struct RunArgs {
     /// Print errors only (and the JSON with --json)
     #[arg(long, short)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) lab: crate::lab::LabOptions,
 }
 
 #[derive(Debug, Args)]
@@ -158,6 +163,17 @@ pub(crate) enum EndpointKind {
     Passthrough(Option<String>),
     /// All of them.
     All,
+}
+
+impl std::fmt::Display for EndpointKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Emulated => f.write_str("emulated"),
+            Self::Passthrough(None) => f.write_str("passthrough"),
+            Self::Passthrough(Some(bdf)) => write!(f, "passthrough={bdf}"),
+            Self::All => f.write_str("all"),
+        }
+    }
 }
 
 /// `--endpoint` with something else.

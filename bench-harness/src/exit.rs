@@ -18,6 +18,15 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
+impl Exit {
+    /// The meaning of another process's code.
+    pub(crate) fn from_code(code: i32) -> Option<Self> {
+        [Self::Ok, Self::Usage, Self::Prerequisite, Self::Failed, Self::Interrupted]
+            .into_iter()
+            .find(|exit| i32::from(*exit as u8) == code)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

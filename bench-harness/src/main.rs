@@ -12,6 +12,7 @@ mod exit;
 mod failure;
 mod inject;
 mod interrupt;
+mod lab;
 mod log;
 mod machine;
 mod measure;
@@ -27,6 +28,9 @@ mod tables;
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    if iommu_lab::guest::is_first_process() {
+        iommu_lab::guest::main();
+    }
     let cli = Cli::parse();
     log::to_stderr(cli.verbose);
     let done = match cli.command {
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
         Command::List(args) => scenarios::list(&args),
         Command::Show(args) => scenarios::show(&args),
         Command::Tables(args) => tables::tables(&args),
+        Command::Lab(args) => lab::command(&args),
         Command::Report(args) => report::report(&args),
         Command::Store(args) => store::store(&args),
         Command::Completions(args) => completions::completions(&args),

@@ -1,15 +1,22 @@
 //! A progress bar on standard error, for people who watch.
 
 use std::{
-    io::IsTerminal,
+    io::{IsTerminal, Write as _},
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+/// Environment variable that asks for lines instead of a bar: for the program that runs this one.
+pub(crate) const AS_LINES: &str = "IOMMU_BENCH_PROGRESS_LINES";
+/// What such a line begins with (ASCII "record separator"), and how its fields are kept apart ("unit separator").
+const RECORD: char = '\x1e';
+const UNIT: char = '\x1f';
+
 /// Shows how far the run is and how long it will still take. Draws nothing unless standard error is a terminal.
 pub(crate) struct Progress {
     bar: ProgressBar,
+    lines: bool,
     total: Duration,
     done: Duration,
     since: Instant,
@@ -26,7 +33,8 @@ impl Progress {
         if shown {
             bar.enable_steady_tick(Duration::from_millis(250));
         }
-        Self { bar, total, done: Duration::ZERO, since: Instant::now() }
+        let lines = std::env::var_os(AS_LINES).is_some();
+        Self { bar, lines, total, done: Duration::ZERO, since: Instant::now() }
     }
 
     /// A bar for work that is counted in `noun`s; [`Progress::item`] moves it.
@@ -46,9 +54,33 @@ impl Progress {
 
     /// Says what is being done now.
     pub(crate) fn now(&self, what: &str) {
+        if self.lines {
+            let (done, total) = (self.done.as_millis(), self.total.as_millis());
+            // Whoever asked for the line has gone if it cannot be written.
+            let _ = writeln!(std::io::stderr(), "{RECORD}{done}{UNIT}{total}{UNIT}{what}");
+        }
         self.bar.set_message(what.to_owned());
         let left = time_left(self.total, self.done, self.since.elapsed());
         self.bar.set_prefix(format!("{} left", whole_seconds(left)));
+    }
+
+    /// Shows what another process said with such a line; whether it was one.
+    pub(crate) fn relay(&mut self, line: &str) -> bool {
+        let Some(fields) = line.strip_prefix(RECORD) else { return false };
+        let mut fields = fields.splitn(3, UNIT);
+        let mut number = || fields.next()?.parse().ok().map(Duration::from_millis);
+        if let (Some(done), Some(total)) = (number(), number()) {
+            (self.done, self.total) = (done, total);
+            self.bar.set_length(total.as_millis() as u64);
+            self.bar.set_position(done.as_millis() as u64);
+            self.now(fields.next().unwrap_or_default());
+        }
+        true
+    }
+
+    /// Prints `text` so that the bar does not run into it.
+    pub(crate) fn aside(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
     }
 
     /// Another `step` is done.
@@ -93,6 +125,15 @@ fn whole_seconds(left: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_of_another_process_move_the_bar() {
+        let mut progress = Progress::new(Duration::ZERO, true);
+        assert!(progress.relay("\x1e1500\x1f4000\x1fTCP_RR, slice 3"));
+        assert_eq!((progress.done.as_millis(), progress.total.as_millis()), (1500, 4000));
+        assert!(progress.relay("\x1enonsense"), "ours, though broken: nobody shall see it");
+        assert!(!progress.relay("warning: something else"));
+    }
 
     #[test]
     fn pace_scales_what_is_left() {

@@ -46,7 +46,9 @@ pub fn best() -> Accel {
 fn verdict(time: Duration) -> Accel {
     let each_ns = time.as_nanos() / (2 * u128::from(ITERATIONS));
     if each_ns > EMULATED_NS {
-        return Accel::Tcg { reason: format!("this machine's KVM emulates every instruction, {each_ns} ns each") };
+        return Accel::Tcg {
+            reason: format!("this machine's KVM emulates every instruction, {each_ns} ns each"),
+        };
     }
     Accel::Kvm
 }
@@ -57,7 +59,8 @@ fn payload_time() -> Result<Duration, kvm_ioctls::Error> {
     const BYTES: usize = 0x1000;
     let count = ITERATIONS.to_le_bytes();
     let payload = [0xb9, count[0], count[1], 0x49, 0x75, 0xfd, 0xf4];
-    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(BASE), BYTES)]).map_err(|_| no_memory())?;
+    let memory =
+        GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(BASE), BYTES)]).map_err(|_| no_memory())?;
     memory.write_slice(&payload, GuestAddress(BASE)).map_err(|_| no_memory())?;
     let host = memory.get_host_address(GuestAddress(BASE)).map_err(|_| no_memory())?;
     let vm = Kvm::new()?.create_vm()?;

@@ -86,8 +86,7 @@ impl<W: Write> Archive<W> {
         let name_size = u32::try_from(name.len() + 1).map_err(too_large)?;
         let (inode, links, mtime, owner) = (self.next_inode, 1, 0, 0);
         self.next_inode = self.next_inode.wrapping_add(1);
-        let fields =
-            [inode, mode, owner, owner, links, mtime, size, 0, 0, device.0, device.1, name_size, 0];
+        let fields = [inode, mode, owner, owner, links, mtime, size, 0, 0, device.0, device.1, name_size, 0];
         let mut header = String::from("070701");
         for field in fields {
             header += &format!("{field:08x}");

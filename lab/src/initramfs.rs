@@ -23,7 +23,8 @@ pub(crate) const PROGRAM: &str = "/bin/iommu-bench";
 /// # Errors
 /// When a module cannot be read or the archive cannot be written.
 pub(crate) fn write(place: &Path, lab: &Lab, program: &Bundle, job: &Job) -> io::Result<()> {
-    let mut root = Root { archive: Archive::new(io::BufWriter::new(fs::File::create(place)?)), made: BTreeSet::new() };
+    let mut root =
+        Root { archive: Archive::new(io::BufWriter::new(fs::File::create(place)?)), made: BTreeSet::new() };
     for folder in FOLDERS {
         root.folder(Path::new(folder))?;
     }

@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 pub struct Job {
     /// Its arguments, without the program's name.
     pub args: Vec<String>,
-    /// Environment variables it gets besides PATH, HOME and [`INSIDE`].
+    /// Environment variables it gets besides PATH and HOME.
     pub env: BTreeMap<String, String>,
     /// Files it finds in [`JOB_FOLDER`], by plain name.
     #[serde(skip)]
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
-/// Environment variable that is set inside the lab.
+/// Environment variable that is set inside the lab; it says what the lab is.
 pub const INSIDE: &str = "IOMMU_BENCH_INSIDE_LAB";
 /// Where the job's files are.
 pub const JOB_FOLDER: &str = "/job";
@@ -36,7 +36,7 @@ pub(crate) const EXIT_PORT: u16 = 0xf4;
 pub(crate) const EXIT_VALUE: u8 = 0x10;
 pub(crate) const EXIT_CODE: i32 = 2 * EXIT_VALUE as i32 + 1;
 
-/// Whether this process runs inside the lab.
-pub fn inside() -> bool {
-    std::env::var_os(INSIDE).is_some()
+/// What the lab is, if this process runs inside it.
+pub fn inside() -> Option<String> {
+    std::env::var(INSIDE).ok()
 }

@@ -31,9 +31,15 @@ impl Default for Machine {
 const DEVICES: [(&str, &str); 5] = [
     ("-device", "edu"),
     ("-netdev", "hubport,id=left,hubid=0"),
-    ("-device", "virtio-net-pci,netdev=left,mac=52:54:00:00:00:01,iommu_platform=on,disable-legacy=on,romfile="),
+    (
+        "-device",
+        "virtio-net-pci,netdev=left,mac=52:54:00:00:00:01,iommu_platform=on,disable-legacy=on,romfile=",
+    ),
     ("-netdev", "hubport,id=right,hubid=0"),
-    ("-device", "virtio-net-pci,netdev=right,mac=52:54:00:00:00:02,iommu_platform=on,disable-legacy=on,romfile="),
+    (
+        "-device",
+        "virtio-net-pci,netdev=right,mac=52:54:00:00:00:02,iommu_platform=on,disable-legacy=on,romfile=",
+    ),
 ];
 
 impl Machine {

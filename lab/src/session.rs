@@ -19,7 +19,7 @@ use crate::{
     machine::Machine,
     prepare::Lab,
     program::{Bundle, ProgramError},
-    wire::{Frame, INTERRUPT, WireError},
+    wire::{Frame, GOODBYE, INTERRUPT, WireError},
 };
 
 /// Name of the console's log in the session's folder.
@@ -81,6 +81,9 @@ pub enum SessionError {
         /// Why.
         source: io::Error,
     },
+    /// The program to copy is not known.
+    #[error("where this program itself is cannot be found out: {0}")]
+    Myself(io::Error),
     /// QEMU does not start.
     #[error("QEMU cannot be started: {0}")]
     Start(io::Error),
@@ -238,7 +241,7 @@ impl Session {
                         if doing == "booting" {
                             return Err(SessionError::Interrupted { doing });
                         }
-                        self.interrupt();
+                        self.tell(INTERRUPT);
                         asked_at = Some(Instant::now());
                     }
                     if asked_at.is_some_and(|asked: Instant| asked.elapsed() > INTERRUPT_LIMIT) {
@@ -262,18 +265,24 @@ impl Session {
                 Frame::File(path) => collector.begin(&path)?,
                 Frame::Data(bytes) => collector.append(&bytes)?,
                 Frame::Exit(code) => {
+                    self.tell(GOODBYE);
                     self.wait_for_end();
-                    return Ok(Ended { code, stdout, files: collector.folder, console: self.console.clone() });
+                    return Ok(Ended {
+                        code,
+                        stdout,
+                        files: collector.folder,
+                        console: self.console.clone(),
+                    });
                 }
                 Frame::Broken(cause) => return Err(SessionError::Guest { cause, tail: self.tail() }),
             }
         }
     }
 
-    fn interrupt(&mut self) {
+    fn tell(&mut self, what: u8) {
         if let Some(input) = &mut self.input {
-            // A guest that is gone needs no asking; the loop notices.
-            let _ = input.write_all(&[INTERRUPT]).and_then(|()| input.flush());
+            // A guest that is gone needs no telling; the loop notices.
+            let _ = input.write_all(&[what]).and_then(|()| input.flush());
         }
     }
 

@@ -16,8 +16,10 @@ const MAX_NAME: usize = 512;
 /// Kind and length.
 const HEADER_BYTES: usize = 5;
 
-/// The host asks for an orderly end; the guest's only input.
+/// The host asks for an orderly end.
 pub const INTERRUPT: u8 = b'I';
+/// The host has read the guest's last frame; until then the guest must not power off, or the frame is lost.
+pub const GOODBYE: u8 = b'G';
 
 /// What the guest says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,6 +30,8 @@ pub(crate) struct Facts {
     pub(crate) environment: Environment,
     /// What was asked of probes.
     pub(crate) probes: cli::Probes,
+    /// What the lab is, when this is inside it.
+    pub(crate) lab: Option<String>,
 }
 
 /// A run as it is stored.
@@ -46,6 +48,7 @@ pub(crate) struct Assembled {
 pub(crate) fn assemble(request: &Request, outcome: Outcome, facts: Facts) -> Assembled {
     let Request { scenario, cases: specs, exact, .. } = request;
     let mut warnings = facts.environment.warnings();
+    warnings.extend(lab_warning(facts.lab.as_deref()));
     warnings.extend(end_warning(&outcome.end));
     if facts.probes == cli::Probes::On {
         warnings.push("--probes on: this build has no kernel probes, so none are attached".to_owned());
@@ -64,7 +67,7 @@ pub(crate) fn assemble(request: &Request, outcome: Outcome, facts: Facts) -> Ass
         schema: SCHEMA.to_owned(),
         run_id: facts.run_id,
         scenario: scenario.name.clone(),
-        machine: Machine::Local,
+        machine: if facts.lab.is_some() { Machine::Lab } else { Machine::Local },
         seed: scenario.seed,
         partial: outcome.end != End::Complete,
         started_at: facts.started_at,
@@ -88,6 +91,11 @@ fn series(run_id: &str, specs: &[CaseSpec], gathered: &[Gathered]) -> Series {
     };
     let cases = specs.iter().zip(gathered).map(case).collect();
     Series { schema: SERIES_SCHEMA.to_owned(), run_id: run_id.to_owned(), cases }
+}
+
+/// What a reader of figures from the lab must know first.
+fn lab_warning(lab: Option<&str>) -> Option<String> {
+    lab.map(|what| format!("emulated IOMMU: counts exact, times not hardware's ({what})"))
 }
 
 fn end_warning(end: &End) -> Option<String> {

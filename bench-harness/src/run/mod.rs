@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use iommu_results::{Environment, Run, RunFolder, Store, StoreError, Timestamp, store::REPORT_FILE};
 
 use crate::{
-    cli::RunArgs,
+    cli::{MachineKind, RunArgs},
     clock::WallClock,
     exit::Exit,
     failure::{Failure, warn},
@@ -22,7 +22,8 @@ mod listen;
 mod request;
 mod worker;
 
-use assemble::{Assembled, Facts, assemble};
+pub(crate) use assemble::Assembled;
+use assemble::{Facts, assemble};
 use listen::{End, Outcome, Patience, listen, weight};
 use request::Request;
 use worker::Job;
@@ -33,6 +34,9 @@ use worker::Job;
 /// Before the run: usage errors and missing prerequisites. After it: a failed run, or a result that was not stored.
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let request = Request::new(args)?;
+    if request.machine == MachineKind::Lab && iommu_lab::job::inside().is_none() {
+        return crate::lab::run_inside(args, &request.scenario.name);
+    }
     let inject = inject::from_environment()?;
     let interrupt = Interrupt::install().map_err(Failure::failed)?;
     let started_at = Timestamp::now();
@@ -47,7 +51,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         Ok(folder) => folder.run_id().to_owned(),
         Err(_) => format!("unstored-{}", started_at.as_millisecond()),
     };
-    let facts = Facts { run_id, started_at, environment, probes: args.probes };
+    let facts = Facts { run_id, started_at, environment, probes: args.probes, lab: iommu_lab::job::inside() };
     let assembled = assemble(&request, outcome, facts);
     let stored = folder.and_then(|folder| store(folder, &assembled));
     show(args, &assembled.run, stored.as_ref().ok())?;
@@ -99,7 +103,7 @@ fn patience(inject: Option<Inject>) -> Patience {
 }
 
 /// Writes histograms, slices, report and run; the run's folder appears last, and whole.
-fn store(mut folder: RunFolder, assembled: &Assembled) -> Result<PathBuf, StoreError> {
+pub(crate) fn store(mut folder: RunFolder, assembled: &Assembled) -> Result<PathBuf, StoreError> {
     let Assembled { run, histograms, series } = assembled;
     for ((case, name), histogram) in histograms {
         folder.write_histogram(case, name, histogram)?;
@@ -109,7 +113,11 @@ fn store(mut folder: RunFolder, assembled: &Assembled) -> Result<PathBuf, StoreE
     folder.commit(run)
 }
 
-fn show(args: &RunArgs, run: &Run, stored: Option<&PathBuf>) -> Result<(), Failure> {
+/// Prints what was asked for to standard output.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn show(args: &RunArgs, run: &Run, stored: Option<&PathBuf>) -> Result<(), Failure> {
     if args.json {
         out::print_json(run)?;
     } else if !args.quiet {
@@ -142,7 +150,10 @@ fn conclude(end: End, stored: Result<PathBuf, StoreError>) -> Result<Exit, Failu
             .with_remedy("give a folder that can be written to with --out DIR"),
     })?;
     if end == End::Interrupted {
-        warn(&format!("interrupted: the partial result is in {}", folder.display()));
+        // Inside the lab the folder means nothing to the user; outside it will be said.
+        if iommu_lab::job::inside().is_none() {
+            warn(&format!("interrupted: the partial result is in {}", folder.display()));
+        }
         return Ok(Exit::Interrupted);
     }
     Ok(Exit::Ok)

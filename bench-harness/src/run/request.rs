@@ -22,6 +22,8 @@ const PACKETS_PER_SLICE: u64 = 20_000;
 
 /// What is to be run.
 pub(crate) struct Request {
+    /// Where it runs.
+    pub(crate) machine: MachineKind,
     /// The scenario, changed as the command line wants.
     pub(crate) scenario: Scenario,
     /// Its cases.
@@ -40,12 +42,13 @@ impl Request {
     pub(crate) fn new(args: &RunArgs) -> Result<Self, Failure> {
         let scenario = changed_scenario(args)?;
         let cases = scenario.expand().map_err(Failure::usage)?;
-        check_available(args, &scenario)?;
+        let machine = machine(args, &scenario);
+        check_available(args, &scenario, machine)?;
         let steps = match args.packets {
             Some(packets) => exact_steps(cases.len(), packets),
             None => timed_steps(cases.len(), scenario.duration, scenario.seed),
         };
-        Ok(Self { scenario, cases, steps, exact: args.packets.is_some() })
+        Ok(Self { machine, scenario, cases, steps, exact: args.packets.is_some() })
     }
 }
 
@@ -76,21 +79,24 @@ fn changed_scenario(args: &RunArgs) -> Result<Scenario, Failure> {
     Ok(scenario)
 }
 
-/// What other builds or machines have.
-fn check_available(args: &RunArgs, scenario: &Scenario) -> Result<(), Failure> {
-    let machine = args.machine.unwrap_or(match scenario.machine {
+/// The user's choice, or the scenario's.
+fn machine(args: &RunArgs, scenario: &Scenario) -> MachineKind {
+    args.machine.unwrap_or(match scenario.machine {
         Machine::Local => MachineKind::Local,
         Machine::Kvm => MachineKind::Kvm,
         Machine::Guest => MachineKind::Guest,
         Machine::Lab => MachineKind::Lab,
-    });
+    })
+}
+
+/// What other builds or machines have.
+fn check_available(args: &RunArgs, scenario: &Scenario, machine: MachineKind) -> Result<(), Failure> {
     let needs = match machine {
-        MachineKind::Local => None,
+        MachineKind::Local | MachineKind::Lab => None,
         MachineKind::Kvm => Some(("kvm", "a payload that runs under /dev/kvm")),
         MachineKind::Guest => {
             Some(("guest", "a Linux guest and the vfio-user server that attaches the device to it"))
         }
-        MachineKind::Lab => Some(("lab", "an emulated host with a hardware IOMMU and VFIO")),
     };
     if let Some((name, what)) = needs {
         let message = format!("machine `{name}` needs {what}, which this build does not have");

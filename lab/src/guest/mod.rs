@@ -7,7 +7,11 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI32, Ordering},
+        mpsc::{Receiver, channel},
+    },
     thread,
     time::Duration,
 };
@@ -25,13 +29,15 @@ mod system;
 
 use crate::{
     initramfs::PROGRAM,
-    job::{EXIT_PORT, EXIT_VALUE, INSIDE, JOB_FILE, JOB_FOLDER, Job, OUT_FOLDER},
-    wire::{Frame, INTERRUPT, MAX_PAYLOAD},
+    job::{EXIT_PORT, EXIT_VALUE, INIT_COMMAND, INSIDE, JOB_FILE, JOB_FOLDER, Job, OUT_FOLDER},
+    wire::{Frame, GOODBYE, INTERRUPT, MAX_PAYLOAD},
 };
 use system::SystemError;
 
 /// How often the host is told that the guest is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long the host may take to read the last frame.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(20);
 
 /// The guest cannot do its work.
 #[derive(Debug, Error)]
@@ -61,29 +67,32 @@ pub fn main() -> ! {
     power_off()
 }
 
-/// Whether this process is the guest's first.
+/// Whether this process is the guest's first; one that is the first of a container is not.
 pub fn is_first_process() -> bool {
-    std::process::id() == 1
+    std::process::id() == 1 && std::env::args().nth(1).is_some_and(|command| command == INIT_COMMAND)
 }
 
 fn work() -> Result<(), GuestError> {
     system::mount_all()?;
     let line: Line = Arc::new(Mutex::new(system::open_port()?));
     say(&line, &Frame::Hello { up_ms: system::up_ms() })?;
-    let outcome = serve(&line);
-    if let Err(error) = &outcome {
-        say(&line, &Frame::Broken(error.to_string()))?;
-    }
-    outcome
+    let host = Host::listen(&line)?;
+    let last = serve(&line, &host).unwrap_or_else(|error| Frame::Broken(error.to_string()));
+    say(&line, &last)?;
+    // The host may be gone; then nobody misses the frame.
+    let _ = host.goodbye.recv_timeout(GOODBYE_LIMIT);
+    Ok(())
 }
 
-fn serve(line: &Line) -> Result<(), GuestError> {
+/// Does the job; returns the last frame.
+fn serve(line: &Line, host: &Host) -> Result<Frame, GuestError> {
     heartbeat(Arc::clone(line));
     system::load_modules()?;
     let path = Path::new(JOB_FOLDER).join(JOB_FILE);
-    let job: Job = serde_json::from_slice(&fs::read(&path).map_err(|source| GuestError::Io { path, source })?)?;
+    let job: Job =
+        serde_json::from_slice(&fs::read(&path).map_err(|source| GuestError::Io { path, source })?)?;
     let mut command = start(&job)?;
-    pass_interrupts_on(line, command.id())?;
+    host.command.store(command.id() as i32, Ordering::Relaxed);
     let readers = [
         command.stdout.take().map(|pipe| forward(pipe, Arc::clone(line), Frame::Stdout)),
         command.stderr.take().map(|pipe| forward(pipe, Arc::clone(line), Frame::Stderr)),
@@ -95,17 +104,16 @@ fn serve(line: &Line) -> Result<(), GuestError> {
     }
     send_files(line, Path::new(OUT_FOLDER))?;
     // As shells count a death by signal.
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-    say(line, &Frame::Exit(code))
+    Ok(Frame::Exit(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())))
 }
 
 fn start(job: &Job) -> Result<Child, GuestError> {
     Command::new(PROGRAM)
         .args(&job.args)
-        .envs(&job.env)
-        .env(INSIDE, "1")
+        .env(INSIDE, "an emulated host")
         .env("PATH", "/bin")
         .env("HOME", "/root")
+        .envs(&job.env)
         .current_dir("/root")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -142,24 +150,41 @@ fn forward(
     })
 }
 
-/// The host asks with a byte; the command gets what Ctrl-C would send.
-fn pass_interrupts_on(line: &Line, command: u32) -> Result<(), GuestError> {
-    let guard = line.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut port = guard.try_clone().map_err(GuestError::Line)?;
-    drop(guard);
-    thread::spawn(move || {
-        let mut byte = [0];
-        while let Ok(n) = port.read(&mut byte) {
-            match (n, byte[0]) {
-                // The host has not opened its side, or closed it.
-                (0, _) => thread::sleep(HEARTBEAT),
-                // A command that has ended needs none.
-                (_, INTERRUPT) => drop(kill(Pid::from_raw(command as i32), Signal::SIGINT)),
-                _ => (),
+/// What the host says, a byte at a time.
+struct Host {
+    /// Process that is interrupted when the host asks for it; 0 before it is started.
+    command: Arc<AtomicI32>,
+    /// The last frame has been read.
+    goodbye: Receiver<()>,
+}
+
+impl Host {
+    fn listen(line: &Line) -> Result<Self, GuestError> {
+        let guard = line.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut port = guard.try_clone().map_err(GuestError::Line)?;
+        drop(guard);
+        let (command, (sender, goodbye)) = (Arc::new(AtomicI32::new(0)), channel());
+        let process = Arc::clone(&command);
+        thread::spawn(move || {
+            let mut byte = [0];
+            while let Ok(n) = port.read(&mut byte) {
+                let process = process.load(Ordering::Relaxed);
+                match (n, byte[0]) {
+                    // The host has not opened its side, or closed it.
+                    (0, _) => thread::sleep(HEARTBEAT),
+                    // The command gets what Ctrl-C would send; one that has ended needs none.
+                    (_, INTERRUPT) if process != 0 => drop(kill(Pid::from_raw(process), Signal::SIGINT)),
+                    (_, GOODBYE) => {
+                        // Nobody waits when the guest is already on its way out.
+                        let _ = sender.send(());
+                        return;
+                    }
+                    _ => (),
+                }
             }
-        }
-    });
-    Ok(())
+        });
+        Ok(Self { command, goodbye })
+    }
 }
 
 /// Sends every regular file below `folder`.

@@ -94,7 +94,8 @@ pub(super) fn load_modules() -> Result<(), SystemError> {
     for path in files {
         match load(&path) {
             Ok(()) => (),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV | libc::EEXIST)) => (),
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV | libc::EEXIST)) => {}
             Err(source) => return Err(SystemError::Module { path, source }),
         }
     }

@@ -153,7 +153,8 @@ fn finish(mut command: Command, what: &str) -> Result<Output, AptError> {
     command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
     let program = command.get_program().to_string_lossy().into_owned();
     let what = what.to_owned();
-    let output = command.output().map_err(|source| AptError::NoApt { program: program.clone(), what, source })?;
+    let output =
+        command.output().map_err(|source| AptError::NoApt { program: program.clone(), what, source })?;
     if output.status.success() {
         return Ok(output);
     }

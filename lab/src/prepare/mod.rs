@@ -178,7 +178,8 @@ mod tests {
         let with = |kernel: Option<&str>, qemu: Option<&str>| {
             record_name(&Sources { kernel: kernel.map(Into::into), qemu: qemu.map(Into::into), cache: None })
         };
-        let names = [with(None, None), with(Some("/a"), None), with(None, Some("/a")), with(Some("/b"), None)];
+        let names =
+            [with(None, None), with(Some("/a"), None), with(None, Some("/a")), with(Some("/b"), None)];
         for (n, name) in names.iter().enumerate() {
             assert!(!names[..n].contains(name), "{name}");
         }

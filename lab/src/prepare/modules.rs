@@ -183,7 +183,8 @@ mod tests {
     fn module(folder: &Path, name: &str, depends: &str) {
         let place = folder.join("m/kernel/drivers");
         fs::create_dir_all(&place).unwrap();
-        fs::write(place.join(format!("{name}.ko")), format!("\0alias=x\0depends={depends}\0name={name}\0")).unwrap();
+        fs::write(place.join(format!("{name}.ko")), format!("\0alias=x\0depends={depends}\0name={name}\0"))
+            .unwrap();
     }
 
     #[test]
@@ -201,7 +202,10 @@ mod tests {
     #[test]
     fn missing_and_circular_modules_are_named() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(collect(&kernel(folder.path()), &[], folder.path()), Err(ModuleError::NoFolder { .. })));
+        assert!(matches!(
+            collect(&kernel(folder.path()), &[], folder.path()),
+            Err(ModuleError::NoFolder { .. })
+        ));
         module(folder.path(), "a", "b");
         module(folder.path(), "b", "a");
         let find = |name: &str| collect(&kernel(folder.path()), &[name], folder.path()).unwrap_err();
