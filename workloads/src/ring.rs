@@ -192,6 +192,18 @@ impl SplitRing {
         self.outstanding
     }
 
+    /// The available index that the next chain added will have: its position on the ring, modulo 2^16.
+    #[inline]
+    pub fn position(&self) -> u16 {
+        self.avail
+    }
+
+    /// Chains added and not yet published.
+    #[inline]
+    pub fn unpublished(&self) -> u16 {
+        self.avail.wrapping_sub(self.published)
+    }
+
     /// Adds a chain of buffers, first what the device reads, then what it writes; not visible before
     /// [`publish`](Self::publish).
     ///

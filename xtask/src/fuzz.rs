@@ -5,7 +5,7 @@ use std::{io, path::Path, process::Command};
 use thiserror::Error;
 
 /// The targets of `fuzz/`.
-const TARGETS: [&str; 3] = ["ring", "requests", "state"];
+const TARGETS: [&str; 4] = ["ring", "requests", "state", "sites"];
 
 /// How long, and what.
 #[derive(clap::Args)]

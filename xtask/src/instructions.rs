@@ -1,5 +1,8 @@
 //! Instruction counts of the hot paths, held against the numbers in `shootout/benches/instructions.rs`.
 //!
+//! The device's requests are counted twice, with its trace points (`probes/sites`) and with them compiled out: the difference
+//! is what they cost while nobody watches, and has a bound.
+//!
 //! Needs valgrind and gungraun's runner, which is installed below `target/` when it is missing. Where either cannot be had,
 //! the check is reported as not run.
 
@@ -9,7 +12,15 @@ use std::{
     process::{Command, Stdio},
 };
 
+use serde::Deserialize;
 use thiserror::Error;
+
+/// The benchmark that serves requests, and how many it serves.
+const REQUESTS: (&str, u64) = ("map_and_unmap_from_the_ring", 2 * 1024);
+
+/// Most instructions that unwatched trace points may add to a request. Three sites are passed for each request and two for
+/// each batch: a no-operation each, and moves for the arguments.
+const MOST_FOR_SITES: f64 = 12.0;
 
 /// Why the counts could not be compared, or what they say.
 #[derive(Debug, Error)]
@@ -20,6 +31,12 @@ pub(crate) enum InstructionsError {
     NotLocked,
     #[error("a hot path takes more instructions than shootout/benches/instructions.rs allows")]
     Regressed,
+    #[error("gungraun's output cannot be read: {0}")]
+    Output(#[from] serde_json::Error),
+    #[error("gungraun reported no count of {0}")]
+    NotCounted(&'static str),
+    #[error("unwatched trace points add {added:.1} instructions to a request, {MOST_FOR_SITES} are allowed")]
+    Sites { added: f64 },
 }
 
 /// Counts and compares.
@@ -33,12 +50,82 @@ pub(crate) fn run(root: &Path) -> Result<(), InstructionsError> {
     let Some(runner) = runner(root)? else {
         return not_run("gungraun-runner could not be installed (cargo install gungraun-runner)");
     };
-    let status = cargo()
+    let with = count(root, &runner, &[])?;
+    let without = count(root, &runner, &["--features", "sites-off"])?;
+    let added = (with as f64 - without as f64) / REQUESTS.1 as f64;
+    println!("trace points: {added:.1} instructions a request, at most {MOST_FOR_SITES}");
+    if added > MOST_FOR_SITES { Err(InstructionsError::Sites { added }) } else { Ok(()) }
+}
+
+/// Counts everything, prints it, and returns the count of [`REQUESTS`].
+fn count(root: &Path, runner: &Path, features: &[&str]) -> Result<u64, InstructionsError> {
+    let output = cargo()
         .args(["bench", "--package", "iommu-shootout", "--bench", "instructions", "--locked"])
+        .args(features)
+        .args(["--", "--output-format=json"])
         .env("GUNGRAUN_RUNNER", runner)
         .current_dir(root)
-        .status()?;
-    if status.success() { Ok(()) } else { Err(InstructionsError::Regressed) }
+        .stderr(Stdio::inherit())
+        .output()?;
+    let counts = counts(&String::from_utf8_lossy(&output.stdout))?;
+    println!("instructions{}", features.last().map_or_else(String::new, |feature| format!(" ({feature})")));
+    for (name, count) in &counts {
+        println!("{count:>10}  {name}");
+    }
+    if !output.status.success() {
+        return Err(InstructionsError::Regressed);
+    }
+    let found = counts.into_iter().find(|(name, _)| name == REQUESTS.0);
+    found.map(|(_, count)| count).ok_or(InstructionsError::NotCounted(REQUESTS.0))
+}
+
+/// A line of gungraun's output, as far as it is of interest.
+#[derive(Deserialize)]
+struct Summary {
+    function_name: String,
+    profiles: Vec<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    data: Data,
+}
+
+#[derive(Deserialize)]
+struct Data {
+    total: Total,
+}
+
+#[derive(Deserialize)]
+struct Total {
+    metrics: Metrics,
+}
+
+#[derive(Deserialize)]
+struct Metrics {
+    #[serde(rename = "Ir")]
+    instructions: Change,
+}
+
+#[derive(Deserialize)]
+struct Change {
+    values: Values,
+}
+
+#[derive(Deserialize)]
+struct Values {
+    new: u64,
+}
+
+fn counts(output: &str) -> Result<Vec<(String, u64)>, InstructionsError> {
+    let lines = output.lines().filter(|line| line.starts_with('{'));
+    lines
+        .map(|line| {
+            let Summary { function_name, profiles } = serde_json::from_str(line)?;
+            let new = |profile: &Profile| profile.data.total.metrics.instructions.values.new;
+            Ok((function_name, profiles.iter().map(new).sum()))
+        })
+        .collect()
 }
 
 /// gungraun's runner of the version that Cargo.lock names: the two only talk to their own kind.
@@ -88,6 +175,15 @@ fn cargo() -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_those_of_this_run_not_of_the_one_before() {
+        let line = r#"{"function_name":"map","id":"x","profiles":[{"data":{"parts":[],"total":{"metrics":
+            {"Ir":{"change":{},"values":{"new":7,"old":9}}},"regressions":[]}}}]}"#;
+        let output = format!("some text\n{}\n", line.replace('\n', ""));
+        assert_eq!(counts(&output).unwrap(), [("map".to_owned(), 7)]);
+        assert!(counts("{\"function_name\":1}").is_err());
+    }
 
     #[test]
     fn the_version_is_that_of_the_library_not_of_its_macros() {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use iommu_sites::{self as sites, RingKey};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 use virtio_iommu::{
     dma::DmaMemory,
@@ -128,10 +129,13 @@ impl<O: DmaObserver, H: Handler> Work<O, H> {
         let Self { observer, handler, queue: Some(queue), chain, counters, status, .. } = self else {
             return Ok(None);
         };
+        let ring = RingKey::new(queue.layout().desc);
         let (mut chains, mut bytes) = (0, 0_u64);
         while chains < BURST_CHAINS && bytes < BURST_BYTES && queue.pop(mem, chain)? {
             chains += 1;
             let served = handler.serve(mem, observer, chain, counters);
+            let key = ring.request(queue.indices().0.wrapping_sub(1));
+            sites::backend_done(key, served.payload_bytes, served.written);
             bytes = bytes.saturating_add(served.payload_bytes);
             queue.push_used(mem, chain.head(), served.written)?;
         }

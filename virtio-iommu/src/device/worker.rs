@@ -2,6 +2,7 @@
 
 use std::{mem, sync::Arc};
 
+use iommu_sites::{self as sites, RequestKey, RingKey};
 use virtio_iommu_spec::{
     DomainId, Iova, Status, feature, private,
     request::{self, MAX_READABLE_BYTES, TAIL_BYTES},
@@ -101,8 +102,11 @@ pub(super) struct RequestWorker {
     ram: GuestRam,
     participant: Participant,
     queue: Queue,
+    ring: RingKey,
     /// The chain being served.
     chain: Chain,
+    /// What it is called where probes attach.
+    key: RequestKey,
     waiting: [Waiting; AHEAD],
     interrupt: Arc<dyn Interrupt>,
     observer: Option<Box<dyn ServiceObserver>>,
@@ -128,6 +132,7 @@ impl RequestWorker {
         interrupt: Arc<dyn Interrupt>,
     ) -> Self {
         let observer = core.lanes[usize::from(lane)].observer().take();
+        let ring = RingKey::new(queue.layout().desc);
         Self {
             ram: core.ram.clone(),
             offer: Offer { map_unmap: features & feature::MAP_UNMAP != 0, probe: core.options.probe },
@@ -139,7 +144,9 @@ impl RequestWorker {
             lane,
             participant,
             queue,
+            ring,
             chain: Chain::new(),
+            key: ring.request(0),
             waiting: std::array::from_fn(|_| Waiting::new()),
             interrupt,
             observer,
@@ -171,12 +178,18 @@ impl RequestWorker {
             return Ok(0);
         }
         self.observe(|observer| observer.batch_begin());
+        let first = self.queue.indices().0;
         let mut served = 0;
         let result = self.drain(&mut served);
+        let last = self.ring.request(first.wrapping_add(served as u16).wrapping_sub(1));
         if !self.removals.is_empty() {
+            let removals = self.removals.len() as u32;
             self.grace();
+            sites::grace_done(last, served, removals);
         }
-        if self.queue.publish(&self.ram)? {
+        let interrupt = self.queue.publish(&self.ram)?;
+        sites::completed(last, served);
+        if interrupt {
             self.interrupt.queue(private::request_queue(self.lane));
         }
         self.counters().batch();
@@ -203,7 +216,9 @@ impl RequestWorker {
             if taken > 1 {
                 self.waiting[..taken].iter().for_each(|waiting| self.hint(waiting));
             }
+            let first = self.queue.indices().0.wrapping_sub(taken as u16);
             for number in 0..taken {
+                self.key = self.ring.request(first.wrapping_add(number as u16));
                 mem::swap(&mut self.chain, &mut self.waiting[number].chain);
                 let readable = self.waiting[number].readable;
                 let written = self.serve_chain(readable);
@@ -270,6 +285,7 @@ impl RequestWorker {
         if let Err(error) = self.check_writable() {
             return self.garbled(ChainErrorKind::Descriptors, &readable, &error);
         }
+        sites::decoded(self.key, readable.bytes[0]);
         if let Err(RequestError::Short { need, .. }) = &decoded {
             let head = *need == request::HEAD_BYTES;
             let kind = if head { ChainErrorKind::ShortHead } else { ChainErrorKind::ShortRequest };
@@ -281,6 +297,7 @@ impl RequestWorker {
             Ok(()) => Status::Ok,
             Err(error) => self.refused(&error),
         };
+        sites::table_done(self.key, status as u8);
         self.counters().status(status);
         let tail = self.reply.len() - TAIL_BYTES;
         self.reply[tail] = status as u8;

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 
+use iommu_sites::{self as sites, EndpointKey};
 use virtio_iommu_spec::{
     EVENT_QUEUE, EndpointId,
     fault::{FAULT_BYTES, Fault},
@@ -82,6 +83,7 @@ impl FaultSink {
     /// Counts, logs and reports a refused access. Never waits for the driver; the lock is held for a push.
     #[cold]
     pub(crate) fn report(&self, cause: FaultCause, endpoint: EndpointId, address: u64, access: Access) {
+        sites::fault(EndpointKey(endpoint.0), address, cause as u8);
         let count = self.counters.fault(cause);
         // Rate limit without a clock: the first, second, fourth, eighth, …
         if count.is_power_of_two() {

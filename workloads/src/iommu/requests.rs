@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use iommu_sites::{self as sites, RequestKey, RingKey};
 use virtio_iommu_spec::{
     Status,
     request::{MAX_READABLE_BYTES, TAIL_BYTES},
@@ -32,6 +33,7 @@ pub(super) struct RequestQueue {
     ring: SplitRing,
     /// Of the virtqueue.
     index: u16,
+    key: RingKey,
     slots: Span,
     kinds: Box<[RequestKind]>,
     free: Vec<u16>,
@@ -55,6 +57,7 @@ impl RequestQueue {
         let memory = pages.alloc(u64::from(slots) * SLOT_BYTES as u64)?;
         let probe = pages.alloc((SLOT_BYTES + TAIL_BYTES) as u64 + u64::from(probe_bytes))?;
         Ok(Self {
+            key: RingKey::new(ring.gpa().0 + ring.layout().desc),
             ring,
             index,
             slots: memory,
@@ -88,7 +91,7 @@ impl RequestQueue {
         let gpa = self.slots.gpa().0 + at as u64;
         let readable = Segment { addr: gpa, len: request.len() as u32 };
         let writable = Segment { addr: gpa + TAIL as u64, len: TAIL_BYTES as u32 };
-        self.ring.add(&[readable], &[writable], u32::from(slot))?;
+        self.queue_chain(readable, writable, u32::from(slot), request)?;
         self.kinds[usize::from(slot)] = kind;
         match kind {
             RequestKind::Map => self.counts.requests_map += 1,
@@ -96,6 +99,26 @@ impl RequestQueue {
             RequestKind::Attach | RequestKind::Detach | RequestKind::Probe => {}
         }
         Ok(())
+    }
+
+    #[inline]
+    fn queue_chain(
+        &mut self,
+        readable: Segment,
+        writable: Segment,
+        token: u32,
+        request: &[u8],
+    ) -> Result<(), IommuError> {
+        let key = self.key.request(self.ring.position());
+        self.ring.add(&[readable], &[writable], token)?;
+        sites::submit(key, request.first().copied().unwrap_or(0));
+        Ok(())
+    }
+
+    /// What the request added last is called where probes attach.
+    #[inline]
+    fn last(&self) -> RequestKey {
+        self.key.request(self.ring.position().wrapping_sub(1))
     }
 
     /// Sends PROBE and returns the properties.
@@ -107,7 +130,7 @@ impl RequestQueue {
         let gpa = self.probe.gpa().0;
         let readable = Segment { addr: gpa, len: request.len() as u32 };
         let writable = Segment { addr: gpa + SLOT_BYTES as u64, len: self.probe_bytes + TAIL_BYTES as u32 };
-        self.ring.add(&[readable], &[writable], PROBE)?;
+        self.queue_chain(readable, writable, PROBE, request)?;
         self.sync(device)?;
         let mut properties = vec![0; self.probe_bytes as usize];
         self.probe.read(SLOT_BYTES, &mut properties);
@@ -117,10 +140,13 @@ impl RequestQueue {
     /// Kicks, and waits until the ring is empty.
     #[inline]
     pub(super) fn sync(&mut self, device: &MmioDevice) -> Result<(), IommuError> {
+        let fresh = self.ring.unpublished();
         if self.ring.publish() {
             self.counts.kicks += 1;
+            sites::kick(self.last(), u32::from(fresh));
             device.kick(self.index);
         }
+        let waited_for = self.ring.outstanding();
         let mut wait = Wait::new(self.watchdog);
         while self.ring.outstanding() > 0 {
             match self.ring.pop()? {
@@ -131,6 +157,7 @@ impl RequestQueue {
                 None => self.pause(device, &mut wait)?,
             }
         }
+        sites::answered(self.last(), u32::from(waited_for));
         match self.failed.take() {
             None => Ok(()),
             Some((kind, failure)) => Err(IommuError::Request { kind, failure }),
