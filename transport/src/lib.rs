@@ -6,7 +6,9 @@
 
 mod complaints;
 mod device;
+mod front;
 pub mod mmio;
+mod registers;
 pub mod service;
 
 pub use complaints::Complaints;

@@ -7,7 +7,7 @@ use std::sync::{
 
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
 
-use crate::Interrupt;
+use crate::{Interrupt, front::Resettable};
 
 /// Sets the status bit, then raises the line behind it.
 pub(super) struct Interrupts {
@@ -29,10 +29,6 @@ impl Interrupts {
         self.status.fetch_and(!bits, Ordering::AcqRel);
     }
 
-    pub(super) fn clear(&self) {
-        self.status.store(0, Ordering::Release);
-    }
-
     fn raise(&self, bit: u32) {
         // Free when the bit is already up, as it is for a driver that polls and never acknowledges. SeqCst on both: a
         // bit seen up is one that an acknowledging driver has yet to clear, after which it looks at its rings.
@@ -51,5 +47,11 @@ impl Interrupt for Interrupts {
     fn config(&self) {
         self.raise(VIRTIO_MMIO_INT_CONFIG);
         self.line.config();
+    }
+}
+
+impl Resettable for Interrupts {
+    fn clear(&self) {
+        self.status.store(0, Ordering::Release);
     }
 }

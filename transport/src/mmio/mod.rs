@@ -5,25 +5,21 @@
 //! (QueueReady stays 1, which is what the driver reads back); it takes a reset. After FAILED the device runs on until
 //! it is reset, but DRIVER_OK is refused.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
-use virtio_bindings::{
-    virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_RESET},
-    virtio_mmio as reg,
-};
+use virtio_bindings::virtio_mmio as reg;
 
-use crate::{Activation, Complaints, Interrupt, VirtioDevice};
+use crate::{
+    Interrupt, VirtioDevice,
+    front::Front,
+    registers::{Area, Half, Refused},
+};
 
 mod interrupts;
-mod registers;
 #[cfg(test)]
 mod tests;
 
 use interrupts::Interrupts;
-use registers::{Area, DRIVER_OK, Half, Refused, Registers, StatusChange};
 
 /// What MagicValue reads as: "virt".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -36,20 +32,10 @@ pub const CONFIG_OFFSET: u64 = reg::VIRTIO_MMIO_CONFIG as u64;
 /// Size of the register block, configuration space included, in bytes.
 pub const BLOCK_BYTES: u64 = 0x1000;
 
-/// QueueReset (virtio 1.2); RING_RESET is not offered.
-const NO_QUEUE_RESET: u64 = 1 << VIRTIO_F_RING_RESET;
-/// With NOTIFICATION_DATA the notify register would carry more than the queue's index.
-const NO_NOTIFICATION_DATA: u64 = 1 << VIRTIO_F_NOTIFICATION_DATA;
-
 /// The register block of one device. All methods may be called by several vCPUs at once.
 pub struct MmioTransport {
-    device: Arc<dyn VirtioDevice>,
-    queues: u32,
-    /// DRIVER_OK and activated: kicks may pass. Read without the lock.
-    live: AtomicBool,
+    front: Front,
     interrupts: Arc<Interrupts>,
-    registers: Mutex<Registers>,
-    refused: Complaints,
 }
 
 impl MmioTransport {
@@ -57,26 +43,17 @@ impl MmioTransport {
     ///
     /// RING_RESET and NOTIFICATION_DATA are withdrawn from what the device offers: this transport has neither.
     pub fn new(device: Arc<dyn VirtioDevice>, line: Arc<dyn Interrupt>) -> Self {
-        let offered = device.features() & !NO_QUEUE_RESET & !NO_NOTIFICATION_DATA;
-        let registers = Registers::new(offered, device.queue_max_sizes(), device.queue_count(0));
-        Self {
-            queues: u32::try_from(device.queue_max_sizes().len()).unwrap_or(u32::MAX),
-            device,
-            live: AtomicBool::new(false),
-            interrupts: Arc::new(Interrupts::new(line)),
-            registers: Mutex::new(registers),
-            refused: Complaints::new(),
-        }
+        Self { front: Front::new(device), interrupts: Arc::new(Interrupts::new(line)) }
     }
 
     /// The device behind the registers.
     pub fn device(&self) -> &Arc<dyn VirtioDevice> {
-        &self.device
+        self.front.device()
     }
 
     /// How many register writes were ignored because the state did not allow them.
     pub fn refused_writes(&self) -> u64 {
-        self.refused.count()
+        self.front.refused()
     }
 
     /// Reads the register at `offset` (bytes). Write-only, unknown and unaligned ones read as zero.
@@ -84,21 +61,21 @@ impl MmioTransport {
         match offset {
             reg::VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
             reg::VIRTIO_MMIO_VERSION => VERSION,
-            reg::VIRTIO_MMIO_DEVICE_ID => self.device.device_id(),
+            reg::VIRTIO_MMIO_DEVICE_ID => self.device().device_id(),
             reg::VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            reg::VIRTIO_MMIO_DEVICE_FEATURES => self.lock().device_features(),
-            reg::VIRTIO_MMIO_QUEUE_NUM_MAX => self.lock().queue_max(),
-            reg::VIRTIO_MMIO_QUEUE_READY => self.lock().queue_ready(),
+            reg::VIRTIO_MMIO_DEVICE_FEATURES => self.front.lock().device_features(),
+            reg::VIRTIO_MMIO_QUEUE_NUM_MAX => self.front.lock().queue_max(),
+            reg::VIRTIO_MMIO_QUEUE_READY => self.front.lock().queue_ready(),
             reg::VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupts.status(),
-            reg::VIRTIO_MMIO_STATUS => self.status(),
+            reg::VIRTIO_MMIO_STATUS => self.front.status(),
             // A shared-memory region that does not exist has length and base of all ones (4.2.2).
             reg::VIRTIO_MMIO_SHM_LEN_LOW..=reg::VIRTIO_MMIO_SHM_BASE_HIGH if offset.is_multiple_of(4) => {
                 u32::MAX
             }
-            reg::VIRTIO_MMIO_CONFIG_GENERATION => self.device.config_generation(),
+            reg::VIRTIO_MMIO_CONFIG_GENERATION => self.device().config_generation(),
             reg::VIRTIO_MMIO_CONFIG.. => {
                 let mut word = [0; 4];
-                self.device.read_config(u64::from(offset) - CONFIG_OFFSET, &mut word);
+                self.device().read_config(u64::from(offset) - CONFIG_OFFSET, &mut word);
                 u32::from_le_bytes(word)
             }
             _ => 0,
@@ -108,32 +85,29 @@ impl MmioTransport {
     /// Writes the register at `offset` (bytes). A write to QueueNotify takes no lock.
     pub fn write32(&self, offset: u32, value: u32) {
         if offset == reg::VIRTIO_MMIO_QUEUE_NOTIFY {
-            self.kick(value);
+            self.front.kick(value);
         } else if offset >= reg::VIRTIO_MMIO_CONFIG {
-            self.device.write_config(u64::from(offset) - CONFIG_OFFSET, &value.to_le_bytes());
-        } else if let Err(refused) = self.write_register(offset, value)
-            && let Some(number) = self.refused.admit()
-        {
-            let device = self.device.device_id();
-            tracing::warn!(device, offset, value, number, %refused, "register write ignored");
+            self.device().write_config(u64::from(offset) - CONFIG_OFFSET, &value.to_le_bytes());
+        } else if let Err(refused) = self.write_register(offset, value) {
+            self.front.complain(offset.into(), value.into(), refused);
         }
     }
 
     /// Reads configuration space at `offset` (bytes, from its start), in any width.
     pub fn read_config(&self, offset: u64, data: &mut [u8]) {
-        self.device.read_config(offset, data);
+        self.device().read_config(offset, data);
     }
 
     /// Writes configuration space at `offset` (bytes, from its start), in any width.
     pub fn write_config(&self, offset: u64, data: &[u8]) {
-        self.device.write_config(offset, data);
+        self.device().write_config(offset, data);
     }
 
     /// A read of any width, as a bus delivers it: 32 bits and aligned for registers (4.2.2.2), else zero.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let Some(offset) = offset.checked_sub(CONFIG_OFFSET) {
-            self.device.read_config(offset, data);
+            self.device().read_config(offset, data);
         } else if let (Ok(word), Ok(offset)) = (<&mut [u8; 4]>::try_from(data), u32::try_from(offset)) {
             *word = self.read32(offset).to_le_bytes();
         }
@@ -142,25 +116,10 @@ impl MmioTransport {
     /// A write of any width, as a bus delivers it; see [`read`](Self::read).
     pub fn write(&self, offset: u64, data: &[u8]) {
         if let Some(offset) = offset.checked_sub(CONFIG_OFFSET) {
-            self.device.write_config(offset, data);
+            self.device().write_config(offset, data);
         } else if let (Ok(word), Ok(offset)) = (<[u8; 4]>::try_from(data), u32::try_from(offset)) {
             self.write32(offset, u32::from_le_bytes(word));
         }
-    }
-
-    #[inline]
-    fn kick(&self, queue: u32) {
-        // Acquire pairs with the Release in `activate`. A kick that races with a reset may still arrive; devices
-        // ignore spurious ones.
-        if queue < self.queues && self.live.load(Ordering::Acquire) {
-            self.device.notify(queue as u16);
-        }
-    }
-
-    fn status(&self) -> u32 {
-        let registers = self.lock();
-        let broken = registers.broken || registers.status & DRIVER_OK != 0 && self.device.needs_reset();
-        registers.status | if broken { VIRTIO_CONFIG_S_NEEDS_RESET } else { 0 }
     }
 
     fn write_register(&self, offset: u32, value: u32) -> Result<(), Refused> {
@@ -168,7 +127,10 @@ impl MmioTransport {
             self.interrupts.acknowledge(value);
             return Ok(());
         }
-        let mut registers = self.lock();
+        if offset == reg::VIRTIO_MMIO_STATUS {
+            return self.front.set_status(value, &self.interrupts);
+        }
+        let mut registers = self.front.lock();
         match offset {
             reg::VIRTIO_MMIO_DEVICE_FEATURES_SEL => registers.device_features_sel = value,
             reg::VIRTIO_MMIO_DRIVER_FEATURES_SEL => registers.driver_features_sel = value,
@@ -184,44 +146,8 @@ impl MmioTransport {
             reg::VIRTIO_MMIO_QUEUE_AVAIL_HIGH => registers.set_address(Area::Driver, Half::High, value)?,
             reg::VIRTIO_MMIO_QUEUE_USED_LOW => registers.set_address(Area::Device, Half::Low, value)?,
             reg::VIRTIO_MMIO_QUEUE_USED_HIGH => registers.set_address(Area::Device, Half::High, value)?,
-            reg::VIRTIO_MMIO_STATUS => {
-                let queues = |features| {
-                    self.device.accepts_features(features).then(|| self.device.queue_count(features))
-                };
-                match registers.set_status(value, queues)? {
-                    StatusChange::Nothing => (),
-                    StatusChange::Reset => self.reset(&mut registers),
-                    StatusChange::Activate(activation) => self.activate(&mut registers, activation),
-                }
-            }
             _ => return Err(Refused::NoRegister),
         }
         Ok(())
-    }
-
-    fn activate(&self, registers: &mut Registers, activation: Activation) {
-        match self.device.activate(activation, self.interrupts.clone()) {
-            Ok(()) => self.live.store(true, Ordering::Release),
-            Err(error) => {
-                if let Some(number) = self.refused.admit() {
-                    tracing::warn!(%error, number, "DRIVER_OK refused: device needs reset");
-                }
-                registers.broken = true;
-                self.interrupts.config();
-            }
-        }
-    }
-
-    /// The lock is held throughout: Status reads 0 only when the device has let go of its queues.
-    fn reset(&self, registers: &mut Registers) {
-        self.live.store(false, Ordering::Release);
-        self.device.reset();
-        registers.reset();
-        self.interrupts.clear();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Registers> {
-        // A panic in the device leaves consistent registers behind; the driver can still reset it.
-        self.registers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

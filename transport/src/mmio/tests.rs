@@ -6,13 +6,15 @@ use std::sync::{
 };
 
 use proptest::prelude::*;
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-
-use super::{
-    registers::{FAILED, FEATURES_OK},
-    *,
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1,
 };
-use crate::{ActivateError, NoInterrupt, QueueLayout};
+
+use super::*;
+use crate::{
+    ActivateError, Activation, NoInterrupt, QueueLayout,
+    registers::{DRIVER_OK, FAILED, FEATURES_OK},
+};
 
 const OFFERED: u64 = 1 << VIRTIO_F_VERSION_1 | 0b101;
 const ACK_DRIVER: u32 = 3;

@@ -9,13 +9,13 @@ use crate::{Activation, QueueLayout};
 
 const ACKNOWLEDGE: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE;
 const DRIVER: u32 = VIRTIO_CONFIG_S_DRIVER;
-pub(super) const DRIVER_OK: u32 = VIRTIO_CONFIG_S_DRIVER_OK;
-pub(super) const FEATURES_OK: u32 = VIRTIO_CONFIG_S_FEATURES_OK;
-pub(super) const FAILED: u32 = VIRTIO_CONFIG_S_FAILED;
+pub(crate) const DRIVER_OK: u32 = VIRTIO_CONFIG_S_DRIVER_OK;
+pub(crate) const FEATURES_OK: u32 = VIRTIO_CONFIG_S_FEATURES_OK;
+pub(crate) const FAILED: u32 = VIRTIO_CONFIG_S_FAILED;
 
 /// A register write that the current state does not allow; it has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     #[error("features may only be acknowledged between reset and FEATURES_OK")]
     FeaturesFixed,
     #[error(
@@ -42,14 +42,14 @@ pub(super) enum Refused {
 
 /// One half of a 64-bit ring address.
 #[derive(Clone, Copy)]
-pub(super) enum Half {
+pub(crate) enum Half {
     Low,
     High,
 }
 
 /// Which of a queue's three areas.
 #[derive(Clone, Copy)]
-pub(super) enum Area {
+pub(crate) enum Area {
     Desc,
     Driver,
     Device,
@@ -70,23 +70,23 @@ impl QueueRegisters {
 
 /// What a write to Status asks of the transport.
 #[derive(Debug)]
-pub(super) enum StatusChange {
+pub(crate) enum StatusChange {
     Nothing,
     Reset,
     Activate(Activation),
 }
 
-pub(super) struct Registers {
+pub(crate) struct Registers {
     offered: u64,
-    pub(super) device_features_sel: u32,
-    pub(super) driver_features_sel: u32,
-    pub(super) queue_sel: u32,
+    pub(crate) device_features_sel: u32,
+    pub(crate) driver_features_sel: u32,
+    pub(crate) queue_sel: u32,
     driver_features: u64,
     /// A bit above 63 was acknowledged; none is ever offered.
     beyond: bool,
-    pub(super) status: u32,
+    pub(crate) status: u32,
     /// The device refused to activate.
-    pub(super) broken: bool,
+    pub(crate) broken: bool,
     queues: Vec<QueueRegisters>,
     /// How many of them there are with the features acknowledged, and before FEATURES_OK.
     present: usize,
@@ -94,7 +94,7 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    pub(super) fn new(offered: u64, max_sizes: &[u16], present: usize) -> Self {
+    pub(crate) fn new(offered: u64, max_sizes: &[u16], present: usize) -> Self {
         let queue = |&max| QueueRegisters { max, size: max, ready: false, addresses: [0; 3] };
         Self {
             offered,
@@ -111,7 +111,7 @@ impl Registers {
         }
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.device_features_sel = 0;
         self.driver_features_sel = 0;
         self.queue_sel = 0;
@@ -123,7 +123,7 @@ impl Registers {
         self.queues.iter_mut().for_each(QueueRegisters::reset);
     }
 
-    pub(super) fn device_features(&self) -> u32 {
+    pub(crate) fn device_features(&self) -> u32 {
         match self.device_features_sel {
             0 => self.offered as u32,
             1 => (self.offered >> 32) as u32,
@@ -131,7 +131,7 @@ impl Registers {
         }
     }
 
-    pub(super) fn acknowledge_features(&mut self, value: u32) -> Result<(), Refused> {
+    pub(crate) fn acknowledge_features(&mut self, value: u32) -> Result<(), Refused> {
         if self.status & FEATURES_OK != 0 {
             return Err(Refused::FeaturesFixed);
         }
@@ -145,11 +145,11 @@ impl Registers {
     }
 
     /// Number of descriptors the selected queue may have; 0 when there is no such queue.
-    pub(super) fn queue_max(&self) -> u32 {
+    pub(crate) fn queue_max(&self) -> u32 {
         self.selected().map_or(0, |queue| u32::from(queue.max))
     }
 
-    pub(super) fn queue_ready(&self) -> u32 {
+    pub(crate) fn queue_ready(&self) -> u32 {
         self.selected().map_or(0, |queue| u32::from(queue.ready))
     }
 
@@ -175,7 +175,7 @@ impl Registers {
         if registers.ready { Err(Refused::QueueFixed { queue }) } else { Ok(registers) }
     }
 
-    pub(super) fn set_queue_size(&mut self, size: u32) -> Result<(), Refused> {
+    pub(crate) fn set_queue_size(&mut self, size: u32) -> Result<(), Refused> {
         let queue = self.idle_queue()?;
         let refused = Refused::QueueSize { size, max: queue.max };
         let valid = u16::try_from(size).map_err(|_| refused)?;
@@ -186,7 +186,7 @@ impl Registers {
         Ok(())
     }
 
-    pub(super) fn set_queue_ready(&mut self, value: u32) -> Result<(), Refused> {
+    pub(crate) fn set_queue_ready(&mut self, value: u32) -> Result<(), Refused> {
         let queue = self.open_queue()?;
         match value {
             0 => queue.ready = false,
@@ -196,7 +196,7 @@ impl Registers {
         Ok(())
     }
 
-    pub(super) fn set_address(&mut self, area: Area, half: Half, value: u32) -> Result<(), Refused> {
+    pub(crate) fn set_address(&mut self, area: Area, half: Half, value: u32) -> Result<(), Refused> {
         let address = &mut self.idle_queue()?.addresses[area as usize];
         let value = u64::from(value);
         *address = match half {
@@ -208,7 +208,7 @@ impl Registers {
 
     /// The driver writes Status (virtio 2.1, 3.1.1). `accepts` asks the device about features it offered: with how many
     /// queues, if at all.
-    pub(super) fn set_status(
+    pub(crate) fn set_status(
         &mut self,
         value: u32,
         accepts: impl FnOnce(u64) -> Option<usize>,
