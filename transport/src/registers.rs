@@ -149,6 +149,29 @@ impl Registers {
         self.selected().map_or(0, |queue| u32::from(queue.max))
     }
 
+    /// What the driver has acknowledged of the selected half.
+    pub(crate) fn acknowledged_features(&self) -> u32 {
+        match self.driver_features_sel {
+            0 => self.driver_features as u32,
+            1 => (self.driver_features >> 32) as u32,
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn queue_count(&self) -> u16 {
+        u16::try_from(self.queues.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Size of the selected queue as programmed.
+    pub(crate) fn queue_size(&self) -> u16 {
+        self.selected().map_or(0, |queue| queue.size)
+    }
+
+    /// An address of the selected queue.
+    pub(crate) fn address(&self, area: Area) -> u64 {
+        self.selected().map_or(0, |queue| queue.addresses[area as usize])
+    }
+
     pub(crate) fn queue_ready(&self) -> u32 {
         self.selected().map_or(0, |queue| u32::from(queue.ready))
     }

@@ -1,81 +1,16 @@
 //! The register block against a device that records what it is told.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
-};
+use std::sync::atomic::Ordering::SeqCst;
 
 use proptest::prelude::*;
-use virtio_bindings::virtio_config::{
-    VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1,
-};
+use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1};
 
 use super::*;
 use crate::{
-    ActivateError, Activation, NoInterrupt, QueueLayout,
+    NoInterrupt, QueueLayout,
+    recorder::{ACK_DRIVER, OFFERED, Recorder},
     registers::{DRIVER_OK, FAILED, FEATURES_OK},
 };
-
-const OFFERED: u64 = 1 << VIRTIO_F_VERSION_1 | 0b101;
-const ACK_DRIVER: u32 = 3;
-
-#[derive(Default)]
-struct Recorder {
-    activations: Mutex<Vec<Activation>>,
-    interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
-    kicks: Mutex<Vec<u16>>,
-    resets: AtomicU32,
-    generation: AtomicU32,
-    written: AtomicU64,
-    refuse_activation: AtomicBool,
-    insist_on_bit_0: AtomicBool,
-    failed: AtomicBool,
-}
-
-impl VirtioDevice for Recorder {
-    fn device_id(&self) -> u32 {
-        23
-    }
-    fn features(&self) -> u64 {
-        OFFERED | 1 << VIRTIO_F_RING_RESET | 1 << VIRTIO_F_NOTIFICATION_DATA
-    }
-    fn accepts_features(&self, acknowledged: u64) -> bool {
-        !self.insist_on_bit_0.load(SeqCst) || acknowledged & 1 != 0
-    }
-    fn queue_max_sizes(&self) -> &[u16] {
-        &[64, 32768]
-    }
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        for (at, byte) in (offset..8).zip(data) {
-            *byte = 0x10 + at as u8;
-        }
-    }
-    fn config_generation(&self) -> u32 {
-        self.generation.load(SeqCst)
-    }
-    fn write_config(&self, _offset: u64, data: &[u8]) {
-        self.written.fetch_add(data.len() as u64, SeqCst);
-    }
-    fn activate(&self, activation: Activation, interrupt: Arc<dyn Interrupt>) -> Result<(), ActivateError> {
-        if self.refuse_activation.load(SeqCst) {
-            return Err(ActivateError { device: "recorder", reason: "told to".into() });
-        }
-        self.activations.lock().unwrap().push(activation);
-        *self.interrupt.lock().unwrap() = Some(interrupt);
-        Ok(())
-    }
-    fn notify(&self, index: u16) {
-        self.kicks.lock().unwrap().push(index);
-    }
-    fn reset(&self) {
-        self.resets.fetch_add(1, SeqCst);
-        *self.interrupt.lock().unwrap() = None;
-    }
-    fn needs_reset(&self) -> bool {
-        self.failed.load(SeqCst)
-    }
-}
 
 fn block() -> (MmioTransport, Arc<Recorder>) {
     let device = Arc::new(Recorder::default());
