@@ -295,7 +295,7 @@ fn writer(
             let page = first + run * RUN_PAGES;
             for i in 0..pages {
                 for at in [0, 1024, 4088] {
-                    ram.memory().write_obj(slot + i, GuestAddress((page + i) * PAGE + at)).unwrap();
+                    ram.memory().unwrap().write_obj(slot + i, GuestAddress((page + i) * PAGE + at)).unwrap();
                 }
             }
             let range = IovaRange::with_len(slot * PAGE, pages * PAGE).unwrap();

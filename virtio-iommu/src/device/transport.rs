@@ -143,7 +143,18 @@ impl Device {
     pub fn endpoint_port(&self, id: EndpointId) -> Result<EndpointPort, PortError> {
         let state = self.core.control().endpoints.get(&id).map(|slot| slot.state.clone());
         let state = state.ok_or(PortError::NoEndpoint { endpoint: id })?;
-        Ok(EndpointPort::new(self.core.clone(), state)?)
+        Ok(EndpointPort::new(self.core.clone(), state, self.core.ram.clone())?)
+    }
+
+    /// As [`endpoint_port`](Self::endpoint_port), for an endpoint that reaches guest memory by a way of its own: what
+    /// the device translates to is looked up in `ram`.
+    ///
+    /// # Errors
+    /// As [`endpoint_port`](Self::endpoint_port).
+    pub fn endpoint_port_to(&self, id: EndpointId, ram: GuestRam) -> Result<EndpointPort, PortError> {
+        let state = self.core.control().endpoints.get(&id).map(|slot| slot.state.clone());
+        let state = state.ok_or(PortError::NoEndpoint { endpoint: id })?;
+        Ok(EndpointPort::new(self.core.clone(), state, ram)?)
     }
 
     /// What an endpoint and the device can both translate.

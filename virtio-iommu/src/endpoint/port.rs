@@ -43,9 +43,12 @@ pub struct EndpointPort {
 }
 
 impl EndpointPort {
-    pub(crate) fn new(core: Arc<Core>, endpoint: Arc<EndpointState>) -> Result<Self, TooManyParticipants> {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        endpoint: Arc<EndpointState>,
+        ram: GuestRam,
+    ) -> Result<Self, TooManyParticipants> {
         let participant = core.epoch.register()?;
-        let ram = core.ram.clone();
         // The options were checked when the device was built.
         let iotlb = core.options.iotlb.and_then(|options| Iotlb::new(&options).ok());
         if let Some(iotlb) = &iotlb {
