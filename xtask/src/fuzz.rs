@@ -5,7 +5,7 @@ use std::{io, path::Path, process::Command};
 use thiserror::Error;
 
 /// The targets of `fuzz/`.
-const TARGETS: [&str; 4] = ["ring", "requests", "state", "sites"];
+const TARGETS: [&str; 6] = ["ring", "requests", "state", "sites", "pci", "vfio_user"];
 
 /// How long, and what.
 #[derive(clap::Args)]
