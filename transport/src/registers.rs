@@ -159,7 +159,7 @@ impl Registers {
     }
 
     pub(crate) fn queue_count(&self) -> u16 {
-        u16::try_from(self.queues.len()).unwrap_or(u16::MAX)
+        u16::try_from(self.present).unwrap_or(u16::MAX)
     }
 
     /// Size of the selected queue as programmed.
