@@ -4,17 +4,29 @@
 //! same run gives the same interval and the same report.
 //!
 //! - [`changepoint`]: where a history moved (E-divisive).
+//! - [`distance`]: how far whole latency distributions lie apart.
+//! - [`discovery`]: which of many metrics may be believed.
+//! - [`paired`]: two builds measured in turn, with interval and noise floor.
+//! - [`rank`]: Wilcoxon's signed-rank test with its interval, and Mann and Whitney's.
+//! - [`sequential`]: when to look at growing data, and what each look costs.
 //! - [`stats`]: means and paired ratios with bootstrap intervals.
 //! - [`terminal`]: a run as text for a terminal.
 //! - [`plot`]: plots as SVG that follow a light or a dark page.
 //! - [`report`]: one self-contained HTML page.
+//! - [`verdict`]: better, worse, same or inconclusive.
 
 pub mod changepoint;
+pub mod discovery;
+pub mod distance;
 pub mod format;
+pub mod paired;
 pub mod plot;
+pub mod rank;
 pub mod report;
+pub mod sequential;
 pub mod stats;
 pub mod terminal;
+pub mod verdict;
 pub mod view;
 
 pub use stats::{Estimate, StatsError, mean, paired_ratio};

@@ -156,7 +156,7 @@ fn average(samples: &[f64]) -> f64 {
 }
 
 /// Student's two-sided quantile with n − 1 degrees of freedom.
-fn student_quantile(level: f64, n: usize) -> f64 {
+pub(crate) fn student_quantile(level: f64, n: usize) -> f64 {
     let degrees = n as f64 - 1.0;
     // Location 0, scale 1 and at least MIN_SAMPLES − 1 degrees are parameters of a distribution; no interval at all is
     // what its absence would have to mean.

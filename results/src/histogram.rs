@@ -76,6 +76,12 @@ impl Histogram {
         (!self.is_empty()).then(|| self.0.value_at_quantile(quantile.clamp(0.0, 1.0)))
     }
 
+    /// Every recorded value in nanoseconds, ascending, with how often it was recorded. Values within one step of the
+    /// histogram are all given as the step's upper end.
+    pub fn recorded(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value()))
+    }
+
     /// The figures for `run.json`, or `None` when nothing was recorded: a latency that does not exist is not 0.
     pub fn summary(&self) -> Option<HistogramSummary> {
         if self.is_empty() {
