@@ -17,6 +17,11 @@ pub fn significant(value: f64) -> String {
     format!("{rounded:.decimals$}")
 }
 
+/// A count as it is; a fraction with three significant digits.
+pub fn significant_or_whole(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value:.0}") } else { significant(value) }
+}
+
 /// A duration in nanoseconds, in the unit that keeps it short.
 pub fn duration_ns(value_ns: f64) -> String {
     scaled(value_ns, &[(1.0, "ns"), (1e3, "µs"), (1e6, "ms"), (1e9, "s")])

@@ -3,8 +3,10 @@
 //! Everything here is a pure function of its arguments: no files, no clock, no device, and resampling is seeded, so the
 //! same run gives the same interval and the same report.
 //!
+//! - [`callgrind`]: exact instruction counts by call path.
 //! - [`changepoint`]: where a history moved (E-divisive).
 //! - [`distance`]: how far whole latency distributions lie apart.
+//! - [`compare`]: two runs or builds, exact counts, differences for readers.
 //! - [`discovery`]: which of many metrics may be believed.
 //! - [`paired`]: two builds measured in turn, with interval and noise floor.
 //! - [`rank`]: Wilcoxon's signed-rank test with its interval, and Mann and Whitney's.
@@ -15,7 +17,9 @@
 //! - [`report`]: one self-contained HTML page.
 //! - [`verdict`]: better, worse, same or inconclusive.
 
+pub mod callgrind;
 pub mod changepoint;
+pub mod compare;
 pub mod discovery;
 pub mod distance;
 pub mod format;

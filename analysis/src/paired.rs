@@ -131,7 +131,12 @@ fn cut(n: usize) -> usize {
     (n as f64 * TRIM) as usize
 }
 
-/// The mean of what is left; sorts the values.
+/// The mean of what is left of at least one value when a fifth is cut off at each end.
+pub fn trimmed(values: &[f64]) -> f64 {
+    trimmed_mean(&mut values.to_vec())
+}
+
+/// As [`trimmed`]; sorts the values.
 fn trimmed_mean(values: &mut [f64]) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let kept = &values[cut(values.len())..values.len() - cut(values.len())];

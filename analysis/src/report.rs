@@ -1,6 +1,7 @@
 //! One self-contained page about a run: no script, nothing fetched, light and dark, readable on paper.
 
 mod circumstances;
+mod comparison;
 mod head;
 mod latency;
 mod meaning;
@@ -17,6 +18,8 @@ use iommu_results::store::Histograms;
 
 use crate::view;
 use page::Page;
+
+pub use comparison::comparison;
 
 /// The whole page. `histograms` are the full-resolution ones; without them the curves are left out and said to be.
 pub fn html(run: &Run, histograms: &Histograms) -> String {

@@ -28,7 +28,7 @@ const NARROWEST: usize = 60;
 
 /// The whole run as text, ending with a newline.
 pub fn render(run: &Run, options: Options) -> String {
-    let mut page = Page { text: String::new(), options, notes: Vec::new() };
+    let mut page = Page::new(options);
     page.head(run);
     page.comparisons(run);
     for group in view::groups(run) {
@@ -39,7 +39,8 @@ pub fn render(run: &Run, options: Options) -> String {
     page.text
 }
 
-struct Page {
+/// Text under construction.
+pub(crate) struct Page {
     text: String,
     options: Options,
     /// Reasons for `n/a`, numbered from 1.
@@ -47,6 +48,23 @@ struct Page {
 }
 
 impl Page {
+    pub(crate) fn new(options: Options) -> Self {
+        Self { text: String::new(), options, notes: Vec::new() }
+    }
+
+    pub(crate) fn finish(self) -> String {
+        self.text
+    }
+
+    /// A whole table; the columns `right` are right-aligned.
+    pub(crate) fn rows(&mut self, heads: &[&str], right: &[usize], rows: Vec<Vec<String>>) {
+        let mut table = self.table(heads, right);
+        for cells in rows {
+            table.add_row(row(cells, right));
+        }
+        self.put(&table);
+    }
+
     fn head(&mut self, run: &Run) {
         let title = format!("{} on {}", run.scenario, run.machine);
         self.line(&title, Style::new().bold());
@@ -218,16 +236,16 @@ impl Page {
         self.options.width.max(NARROWEST)
     }
 
-    fn heading(&mut self, text: &str) {
+    pub(crate) fn heading(&mut self, text: &str) {
         self.blank();
         self.wrapped(text, Style::new().bold());
     }
 
-    fn blank(&mut self) {
+    pub(crate) fn blank(&mut self) {
         self.text.push('\n');
     }
 
-    fn line(&mut self, text: &str, style: Style) {
+    pub(crate) fn line(&mut self, text: &str, style: Style) {
         let text = printable(text);
         if self.options.colour && style != Style::new() {
             // Writing to a String cannot fail.
@@ -239,7 +257,7 @@ impl Page {
     }
 
     /// Breaks at blanks, with what follows indented.
-    fn wrapped(&mut self, text: &str, style: Style) {
+    pub(crate) fn wrapped(&mut self, text: &str, style: Style) {
         const INDENT: &str = "  ";
         let width = self.width();
         let mut line = String::new();

@@ -12,7 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::discovery;
-use crate::paired::{self, Block, PairedError, Ratio};
+use crate::paired::{self, Block, Ratio};
 use crate::sequential::Look;
 
 /// The schema of [`Report`].
@@ -179,26 +179,23 @@ pub struct Measured {
     pub blocks: Vec<Block>,
 }
 
-/// Judges all metrics at a look. `level` is that of the whole comparison.
-///
-/// # Errors
-/// The metric that has no ratio, and why.
-pub fn judge(
-    measured: &[Measured],
-    look: Look,
-    level: f64,
-    seed: u64,
-) -> Result<Vec<MetricVerdict>, (Missing, PairedError)> {
-    let ratio = |one: &Measured| {
-        paired::ratio(&one.blocks, 1.0 - look.error, seed).map_err(|error| {
-            let (metric, case, reason) = (one.metric.clone(), one.case.clone(), error.to_string());
-            (Missing { metric, case, reason, one_sided: true }, error)
-        })
-    };
-    let ratios = measured.iter().map(ratio).collect::<Result<Vec<_>, _>>()?;
-    let p_values: Vec<f64> = ratios.iter().map(|ratio| ratio.p_value).collect();
+/// Judges all metrics at a look; those without a ratio are missing. `level` is that of the whole comparison.
+pub fn judge(measured: &[Measured], look: Look, level: f64, seed: u64) -> (Vec<MetricVerdict>, Vec<Missing>) {
+    let (mut ratios, mut missing) = (Vec::new(), Vec::new());
+    for one in measured {
+        match paired::ratio(&one.blocks, 1.0 - look.error, seed) {
+            Ok(ratio) => ratios.push((one, ratio)),
+            Err(error) => missing.push(Missing {
+                metric: one.metric.clone(),
+                case: one.case.clone(),
+                reason: error.to_string(),
+                one_sided: true,
+            }),
+        }
+    }
+    let p_values: Vec<f64> = ratios.iter().map(|(_, ratio)| ratio.p_value).collect();
     let believed = discovery::believed(&p_values, look.error);
-    let verdicts = measured.iter().zip(ratios).zip(believed).map(|((one, ratio), believed)| MetricVerdict {
+    let verdicts = ratios.into_iter().zip(believed).map(|((one, ratio), believed)| MetricVerdict {
         metric: one.metric.clone(),
         case: one.case.clone(),
         base: ratio.base,
@@ -210,7 +207,7 @@ pub fn judge(
         verdict: decide(direction(&one.metric), &ratio, believed, one.thresholds),
         n: ratio.n as u64,
     });
-    Ok(verdicts.collect())
+    (verdicts.collect(), missing)
 }
 
 /// The rule at the head of this module.

@@ -8,11 +8,13 @@ use iommu_results::{Histogram, Mode};
 use super::canvas::{Align, Canvas, Ink, PlotError, draw};
 use crate::format::duration_ns;
 
-/// One mode's latencies.
+/// The latencies of one mode, or of one side of a comparison.
 #[derive(Clone, Copy, Debug)]
 pub struct Curve<'h> {
-    /// The mode.
+    /// The mode whose ink and dashes it has.
     pub mode: Mode,
+    /// Its name in the legend.
+    pub label: &'h str,
     /// Its latencies in nanoseconds.
     pub histogram: &'h Histogram,
 }
@@ -120,12 +122,12 @@ fn nines(histogram: &Histogram) -> f64 {
     (histogram.count().max(2) as f64).log10()
 }
 
-/// Modes in the order of the curves, each with its line.
+/// Labels in the order of the curves, each with its line.
 fn legend(canvas: &mut Canvas<'_>, curves: &[Curve<'_>]) -> Result<(), PlotError> {
     let mut x = LEFT;
     for curve in curves {
         canvas.line(&[(x, 14.0), (x + 36.0, 14.0)], Ink::Mode(curve.mode), 2.5)?;
-        canvas.text(curve.mode.as_str(), (x + 43.0, 14.0), Align::Left, Ink::Text)?;
+        canvas.text(curve.label, (x + 43.0, 14.0), Align::Left, Ink::Text)?;
         x += 120.0;
     }
     Ok(())

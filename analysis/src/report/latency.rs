@@ -53,7 +53,7 @@ fn latency_of(
         .iter()
         .filter_map(|(case, _)| {
             let histogram = histograms.get(&(case.id.clone(), name.to_owned()))?;
-            Some(Curve { mode: case.mode, histogram })
+            Some(Curve { mode: case.mode, label: case.mode.as_str(), histogram })
         })
         .collect();
     if curves.is_empty() {

@@ -97,7 +97,13 @@ impl Page {
         self.raw("</ul>");
     }
 
-    pub(super) fn finish(mut self, run: &Run) -> String {
+    /// The page of a run.
+    pub(super) fn finish(self, run: &Run) -> String {
+        self.finish_as(&run.revision, &run.schema)
+    }
+
+    /// The page of what a build of `revision` made with `schema`.
+    pub(super) fn finish_as(mut self, revision: &str, schema: &str) -> String {
         if !self.contents.is_empty() {
             self.raw("</section>");
         }
@@ -122,8 +128,8 @@ impl Page {
             dark = variables(|ink| ink.2),
             head = self.head_of_body(),
             body = self.after_head(),
-            revision = escape(&run.revision),
-            schema = escape(&run.schema),
+            revision = escape(revision),
+            schema = escape(schema),
         )
     }
 
