@@ -176,7 +176,7 @@ impl LogHistogram {
     }
 
     /// Takes away what was counted before. The maximum becomes that of the highest bucket that is left, if it is less.
-    fn subtract(&mut self, before: &Self) {
+    pub(crate) fn subtract(&mut self, before: &Self) {
         self.0.count = self.0.count.wrapping_sub(before.0.count);
         self.0.sum = self.0.sum.wrapping_sub(before.0.sum);
         self.0.carried = self.0.carried.wrapping_sub(before.0.carried);

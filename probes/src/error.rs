@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use aya::programs::{ProgramError, kprobe::KProbeError};
 use thiserror::Error;
 
 /// Why a probe was skipped. Each message names the remedy.
@@ -115,6 +116,26 @@ const fn lockdown(locked_down: bool) -> &'static str {
 }
 
 impl Attempt {
+    /// What aya reported about one attempt.
+    pub(crate) fn of(kind: crate::Kind, error: &ProgramError) -> Self {
+        let (reason, errno) = match error {
+            ProgramError::LoadError { io_error, verifier_log } => {
+                tracing::debug!(%kind, %verifier_log, "the kernel refused a program");
+                (format!("the kernel refused the program: {io_error}"), io_error.raw_os_error())
+            }
+            ProgramError::SyscallError(error) => {
+                (format!("{}: {}", error.call, error.io_error), error.io_error.raw_os_error())
+            }
+            ProgramError::KProbeError(KProbeError::FileError { filename, io_error }) => {
+                let why =
+                    format!("{}: {io_error}: needs a kernel with CONFIG_KPROBE_EVENTS", filename.display());
+                (why, io_error.raw_os_error())
+            }
+            other => (other.to_string(), None),
+        };
+        Self { kind, reason, errno, locked_down: false }
+    }
+
     /// The same reason for another probe.
     pub(crate) fn repeated(&self) -> Self {
         Self {

@@ -6,12 +6,8 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
     programs::{
-        BtfTracePoint, FEntry, FExit, KProbe, ProgramError, TracePoint,
-        fentry::FEntryLinkId,
-        fexit::FExitLinkId,
-        kprobe::{KProbeError, KProbeLinkId},
-        tp_btf::BtfTracePointLinkId,
-        trace_point::TracePointLinkId,
+        BtfTracePoint, FEntry, FExit, KProbe, ProgramError, TracePoint, fentry::FEntryLinkId,
+        fexit::FExitLinkId, kprobe::KProbeLinkId, tp_btf::BtfTracePointLinkId, trace_point::TracePointLinkId,
     },
 };
 use iommu_probes_common::{Config, Count, Histogram, Key, Record, Start, Tally, config::flags};
@@ -325,19 +321,5 @@ fn detach_program(ebpf: &mut Ebpf, name: &str, link: Link) -> Result<(), Program
 }
 
 fn refused(kind: Kind, error: &ProgramError) -> Failure {
-    let (reason, errno) = match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            tracing::debug!(%kind, %verifier_log, "the kernel refused a program");
-            (format!("the kernel refused the program: {io_error}"), io_error.raw_os_error())
-        }
-        ProgramError::SyscallError(error) => {
-            (format!("{}: {}", error.call, error.io_error), error.io_error.raw_os_error())
-        }
-        ProgramError::KProbeError(KProbeError::FileError { filename, io_error }) => {
-            let why = format!("{}: {io_error}: needs a kernel with CONFIG_KPROBE_EVENTS", filename.display());
-            (why, io_error.raw_os_error())
-        }
-        other => (other.to_string(), None),
-    };
-    Failure::Refused(Attempt { kind, reason, errno, locked_down: false })
+    Failure::Refused(Attempt::of(kind, error))
 }

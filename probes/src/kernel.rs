@@ -19,7 +19,7 @@ impl Kernel {
     #[must_use]
     pub fn look(modules: &[&str]) -> Self {
         Self {
-            permitted: may_load(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()),
+            permitted: may_load_programs(),
             types: KernelTypes::read(modules).map_err(Arc::new),
             tracefs: Tracefs::find().map_err(Arc::new),
             locked_down: std::fs::read_to_string("/sys/kernel/security/lockdown")
@@ -45,6 +45,11 @@ fn functions(text: &str) -> impl Iterator<Item = &str> {
         let mut words = line.split_whitespace().skip(1);
         (matches!(words.next()?, "t" | "T")).then(|| words.next())?
     })
+}
+
+/// Whether this process may load tracing programs.
+pub(crate) fn may_load_programs() -> bool {
+    may_load(&std::fs::read_to_string("/proc/self/status").unwrap_or_default())
 }
 
 /// Whether `/proc/self/status` shows the capabilities that loading tracing programs takes.

@@ -21,6 +21,7 @@ mod logger;
 pub mod names;
 mod resolve;
 mod set;
+mod sites;
 pub mod tracefs;
 
 pub use btf::{Function, KernelTypes};
@@ -30,4 +31,5 @@ pub use error::{Attempt, ProbeError};
 pub use iommu_probes_common as common;
 pub use kernel::Kernel;
 pub use set::{Attached, Builder, Filter, ProbeSet, Skipped};
+pub use sites::{SiteProbes, SitesSeen};
 pub use tracefs::Tracefs;

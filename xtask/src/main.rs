@@ -4,6 +4,7 @@
 //!   `docs/conformance.md`;
 //! - `cargo xtask fuzz` runs the fuzz targets;
 //! - `cargo xtask instructions` holds the hot paths' instruction counts against the committed ones;
+//! - `cargo xtask probes` builds the eBPF objects and with `--check` compares them with the committed ones;
 //! - `cargo xtask loom`, `shuttle` and `sanitizers` check the lock-free code;
 //! - `cargo xtask soak` does all of that for long and writes `docs/soak.md`.
 
@@ -13,6 +14,7 @@ mod conformance;
 mod fuzz;
 mod instructions;
 mod models;
+mod probes;
 mod soak;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -38,6 +40,12 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Instruction counts of the hot paths under callgrind; fails when one has grown
     Instructions,
+    /// Build the eBPF objects in probes/object with the pinned tools
+    Probes {
+        /// Fail when the committed objects are not what the sources build, instead of writing them
+        #[arg(long)]
+        check: bool,
+    },
     /// Explore every interleaving of the table's models, within a bound
     Loom(models::LoomOptions),
     /// Check concurrent histories under random schedules for linearizability
@@ -49,11 +57,15 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = probes::as_compiler() {
+        return code;
+    }
     let root = root();
     let result = match Cli::parse().task {
         Task::Conformance { check } => conformance::run(&root, check).map_err(|error| error.to_string()),
         Task::Fuzz(options) => fuzz::run(&root, &options).map_err(|error| error.to_string()),
         Task::Instructions => instructions::run(&root).map_err(|error| error.to_string()),
+        Task::Probes { check } => probes::run(&root, check).map_err(|error| error.to_string()),
         Task::Loom(options) => models::loom(&root, &options).map_err(|error| error.to_string()),
         Task::Shuttle(options) => models::shuttle(&root, &options).map_err(|error| error.to_string()),
         Task::Sanitizers => models::sanitizers(&root).map_err(|error| error.to_string()),
