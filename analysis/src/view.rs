@@ -43,6 +43,14 @@ pub fn common_params(run: &Run) -> BTreeMap<&str, &Param> {
         .collect()
 }
 
+/// The name of an axis for a reader, with its unit where it is not a number of things.
+pub fn param_name(key: &str) -> String {
+    match key.strip_suffix("_bytes") {
+        Some(name) => format!("{}, bytes", name.replace('_', " ")),
+        None => key.replace('_', " "),
+    }
+}
+
 /// An axis for a reader: sizes with their unit, the rest as `name value`.
 pub fn param(key: &str, value: &Param) -> String {
     let name = key.strip_suffix("_bytes").unwrap_or(key).replace('_', " ");
@@ -52,7 +60,8 @@ pub fn param(key: &str, value: &Param) -> String {
     }
 }
 
-const MESSAGE: &str = "message_bytes";
+/// The axis that belongs to every title of a test that has messages.
+pub(crate) const MESSAGE: &str = "message_bytes";
 
 /// Axes that describe a mode rather than the load; cases of one group may differ in them.
 const MODE_PARAMS: [&str; 1] = ["viommu"];
@@ -65,9 +74,16 @@ fn same_but_mode(one: &Case, other: &Case) -> bool {
     one.test == other.test && one.endpoint == other.endpoint && load(one) == load(other)
 }
 
+/// Whether a test sends messages, so that their size matters.
+pub(crate) fn has_messages(case: &Case) -> bool {
+    case.test.starts_with("TCP_") || case.test.starts_with("UDP_")
+}
+
 fn title(case: &Case, common: &BTreeMap<&str, &Param>) -> String {
     let mut parts = vec![case.test.clone()];
-    if let Some(Param::Int(size)) = case.params.get(MESSAGE) {
+    if let Some(Param::Int(size)) = case.params.get(MESSAGE)
+        && has_messages(case)
+    {
         parts.push(format!("{} messages", crate::format::bytes(*size)));
     }
     parts.push(case.endpoint.to_string());

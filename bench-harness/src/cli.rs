@@ -24,6 +24,7 @@ Examples:
   iommu-bench run netperf-strict --duration 2s
   iommu-bench run netperf-matrix --modes off,strict --quick
   iommu-bench run ./mine.toml --set mtu=9000 --set flows=4 --out /tmp/runs
+  iommu-bench run dma-throughput --sweep transfer_bytes=64,4K,64K,1M
   iommu-bench run netperf-strict --packets 10000 --seed 7 --json   exact counts, repeatable
   iommu-bench run netperf-strict --machine lab                     in an emulated host with VT-d";
 
@@ -91,6 +92,9 @@ pub(crate) struct RunArgs {
     /// Change a key of the scenario, such as mtu=9000 or TCP_RR.message_bytes=1,64; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+    /// One run with a case for each value, and curves against them; given twice, a grid
+    #[arg(long, value_name = "KEY=A,B,C")]
+    pub(crate) sweep: Vec<String>,
     /// Attach kernel probes: when they are available, always, or never
     #[arg(long, value_enum, default_value_t = Probes::Auto)]
     pub(crate) probes: Probes,

@@ -16,7 +16,8 @@ use crate::{cli::ReportArgs, exit::Exit, failure::Failure, out};
 pub(crate) fn report(args: &ReportArgs) -> Result<Exit, Failure> {
     let stored = Store::load(find(args)?).map_err(Failure::failed)?;
     let histograms = stored.histograms().map_err(Failure::failed)?;
-    let page = iommu_analysis::report::html(&stored.run, &histograms);
+    let artefacts = stored.artefacts().map_err(Failure::failed)?;
+    let page = iommu_analysis::report::html_with(&stored.run, &histograms, &artefacts);
     let path = stored.folder.join(REPORT_FILE);
     replace(&path, page.as_ref())
         .map_err(|error| Failure::failed(format!("{}: cannot be written: {error}", path.display())))?;

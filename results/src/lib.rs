@@ -1,5 +1,6 @@
 //! Versioned schema and append-only store of benchmark runs.
 //!
+//! - [`artefacts`]: what lies beside `run.json`, each file with a schema of its own.
 //! - [`schema`]: the types of `run.json`, schema [`SCHEMA`], and what makes one valid.
 //! - [`histogram`]: full-resolution latency histograms and their summaries.
 //! - [`environment`]: what the machine is, each fact with the reason where it could not be read.
@@ -8,6 +9,7 @@
 //! - [`store`]: one new folder a run, written under a temporary name and renamed when complete.
 //! - [`survey`]: every run of a store, and everything in it that is not sound.
 
+pub mod artefacts;
 pub mod environment;
 pub mod histogram;
 pub mod index;
@@ -18,6 +20,7 @@ pub mod store;
 pub mod survey;
 pub mod validate;
 
+pub use artefacts::{Artefact, ArtefactError, Artefacts};
 pub use environment::{Environment, Fact, revision};
 pub use histogram::{Histogram, HistogramSummary};
 pub use index::{INDEX_SCHEMA, Index, IndexError};

@@ -22,6 +22,7 @@ pub use folder::RunFolder;
 pub use gc::{GcOptions, GcReport};
 pub use import::{Import, Imported, Refusal};
 
+use crate::artefacts::{self, Artefacts};
 use crate::histogram::Histogram;
 use crate::index::Index;
 use crate::schema::Run;
@@ -170,6 +171,20 @@ impl Store {
 }
 
 impl StoredRun {
+    /// Loads what lies beside `run.json`; a file that is absent is left out.
+    ///
+    /// # Errors
+    /// [`StoreError`] naming the file that cannot be read.
+    pub fn artefacts(&self) -> Result<Artefacts, StoreError> {
+        let folder = &self.folder;
+        Ok(Artefacts {
+            series: self.series()?,
+            heat: artefacts::read(folder)?,
+            sweep: artefacts::read(folder)?,
+            churn: artefacts::read(folder)?,
+        })
+    }
+
     /// Loads the full-resolution histograms that the run names; one whose file is absent is left out.
     ///
     /// # Errors

@@ -85,12 +85,13 @@ pub(super) struct Canvas<'s> {
     backend: SVGBackend<'s>,
 }
 
-struct Stroke(Ink, f64);
+/// Ink, width, and how opaque.
+struct Stroke(Ink, f64, f64);
 
 impl BackendStyle for Stroke {
     fn color(&self) -> BackendColor {
         let RGBColor(r, g, b) = self.0.placeholder();
-        BackendColor { alpha: 1.0, rgb: (r, g, b) }
+        BackendColor { alpha: self.2, rgb: (r, g, b) }
     }
 
     fn stroke_width(&self) -> u32 {
@@ -159,16 +160,41 @@ impl Canvas<'_> {
 
     pub(super) fn line(&mut self, points: &[(f64, f64)], ink: Ink, width: f64) -> Result<(), PlotError> {
         let points: Vec<_> = points.iter().map(|(x, y)| unit(*x, *y)).collect();
-        Ok(self.backend.draw_path(points, &Stroke(ink, width))?)
+        Ok(self.backend.draw_path(points, &Stroke(ink, width, 1.0))?)
     }
 
     pub(super) fn bar(&mut self, from: (f64, f64), to: (f64, f64), ink: Ink) -> Result<(), PlotError> {
-        Ok(self.backend.draw_rect(unit(from.0, from.1), unit(to.0, to.1), &Stroke(ink, 1.0), true)?)
+        Ok(self.backend.draw_rect(unit(from.0, from.1), unit(to.0, to.1), &Stroke(ink, 1.0, 1.0), true)?)
     }
 
     pub(super) fn dot(&mut self, at: (f64, f64), radius: f64, ink: Ink) -> Result<(), PlotError> {
         let radius = (radius * SCALE).round() as u32;
-        Ok(self.backend.draw_circle(unit(at.0, at.1), radius, &Stroke(ink, 1.0), true)?)
+        Ok(self.backend.draw_circle(unit(at.0, at.1), radius, &Stroke(ink, 1.0, 1.0), true)?)
+    }
+
+    /// A line without the dashes of its mode: for marks that are too short for them.
+    pub(super) fn solid(&mut self, points: &[(f64, f64)], ink: Ink, width: f64) -> Result<(), PlotError> {
+        for pair in points.windows(2) {
+            let half = width / 2.0;
+            let (low, high) = (
+                (pair[0].0.min(pair[1].0), pair[0].1.min(pair[1].1)),
+                (pair[0].0.max(pair[1].0), pair[0].1.max(pair[1].1)),
+            );
+            let (dx, dy) = if low.0 == high.0 { (half, 0.0) } else { (0.0, half) };
+            self.bar((low.0 - dx, low.1 - dy), (high.0 + dx, high.1 + dy), ink)?;
+        }
+        Ok(())
+    }
+
+    /// A filled rectangle that lets so much through of what is below.
+    pub(super) fn cell(
+        &mut self,
+        from: (f64, f64),
+        to: (f64, f64),
+        ink: Ink,
+        alpha: f64,
+    ) -> Result<(), PlotError> {
+        Ok(self.backend.draw_rect(unit(from.0, from.1), unit(to.0, to.1), &Stroke(ink, 1.0, alpha), true)?)
     }
 
     /// A horizontal interval with end marks that reach `mark` up and down.

@@ -8,6 +8,16 @@ use crate::view::{self, Group};
 /// Groups shown openly; the rest is folded, so that a matrix stays a page.
 const OPEN_GROUPS: usize = 3;
 
+/// The first groups, folded from the fourth on.
+pub(super) fn first_groups(
+    page: &mut Page,
+    groups: &[Group<'_>],
+    most: usize,
+    show: impl FnMut(&mut Page, &Group<'_>),
+) {
+    each_group(page, &groups[..most.min(groups.len())], show);
+}
+
 /// The groups one below the other, folded from the fourth on.
 pub(super) fn each_group(page: &mut Page, groups: &[Group<'_>], mut show: impl FnMut(&mut Page, &Group<'_>)) {
     for (index, group) in groups.iter().enumerate() {

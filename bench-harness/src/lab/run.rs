@@ -65,6 +65,9 @@ fn job(args: &RunArgs) -> Result<Job, Failure> {
     for set in &args.set {
         option("set", Some(set.clone()));
     }
+    for sweep in &args.sweep {
+        option("sweep", Some(sweep.clone()));
+    }
     let probes = match args.probes {
         Probes::Auto => "auto",
         Probes::On => "on",
@@ -103,14 +106,16 @@ fn keep(
     console: &[u8],
 ) -> Result<(Run, Result<PathBuf, StoreError>), Failure> {
     let histograms = found.histograms().map_err(Failure::failed)?;
-    let series = found.series().map_err(Failure::failed)?;
-    let mut series = series.ok_or_else(|| Failure::failed("the lab's result lacks its slices"))?;
+    let mut artefacts = found.artefacts().map_err(Failure::failed)?;
+    if artefacts.series.is_none() {
+        return Err(Failure::failed("the lab's result lacks its slices"));
+    }
     let mut run = found.run;
     if let Ok(folder) = &folder {
         folder.run_id().clone_into(&mut run.run_id);
-        folder.run_id().clone_into(&mut series.run_id);
+        artefacts.belong_to(folder.run_id());
     }
-    let assembled = Assembled { run, histograms, series };
+    let assembled = Assembled { run, histograms, artefacts };
     let stored = folder.and_then(|mut folder| {
         folder.write(session::CONSOLE_FILE, console)?;
         store(folder, &assembled)

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use iommu_analysis::stats::{self, LEVEL};
 use iommu_results::{
     Case, CaseSeries, EndpointKind, Environment, Histograms, Machine, Metric, MetricSeries, Mode, Param,
-    ProbeSkipped, Probes, Relative, Run, SCHEMA, SERIES_SCHEMA, Series, SliceValue, Timestamp, names,
-    revision,
+    ProbeSkipped, Probes, Relative, Run, SCHEMA, SERIES_SCHEMA, Series, SliceValue, Timestamp,
+    artefacts::{Artefact as _, Artefacts, CaseHeat, Heat},
+    names, revision,
 };
 use iommu_workloads::{CaseSpec, Test, scenario::Value};
 
@@ -14,6 +15,7 @@ use super::{
     collect::Gathered,
     listen::{End, Outcome},
     request::Request,
+    sweep,
 };
 use crate::cli;
 
@@ -40,12 +42,12 @@ pub(crate) struct Assembled {
     pub(crate) run: Run,
     /// Its full-resolution histograms.
     pub(crate) histograms: Histograms,
-    /// What each of its slices measured.
-    pub(crate) series: Series,
+    /// What lies beside it.
+    pub(crate) artefacts: Artefacts,
 }
 
 /// Everything that is stored of a run.
-pub(crate) fn assemble(request: &Request, outcome: Outcome, facts: Facts) -> Assembled {
+pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) -> Assembled {
     let Request { scenario, cases: specs, exact, .. } = request;
     let mut warnings = facts.environment.warnings();
     warnings.extend(lab_warning(facts.lab.as_deref()));
@@ -55,7 +57,12 @@ pub(crate) fn assemble(request: &Request, outcome: Outcome, facts: Facts) -> Ass
     }
     let relative = relatives(specs, &outcome.gathered, scenario.seed);
     let mut histograms = Histograms::new();
-    let series = series(&facts.run_id, specs, &outcome.gathered);
+    let artefacts = Artefacts {
+        series: Some(series(&facts.run_id, specs, &outcome.gathered)),
+        heat: Some(heat(&facts.run_id, specs, &mut outcome.gathered)),
+        sweep: sweep::artefact(&facts.run_id, &request.swept),
+        churn: None,
+    };
     let mut cases = Vec::with_capacity(specs.len());
     for (spec, gathered) in specs.iter().zip(outcome.gathered) {
         for (name, histogram) in &gathered.histograms {
@@ -78,7 +85,16 @@ pub(crate) fn assemble(request: &Request, outcome: Outcome, facts: Facts) -> Ass
         relative,
         probes: no_probes(facts.probes),
     };
-    Assembled { run, histograms, series }
+    Assembled { run, histograms, artefacts }
+}
+
+fn heat(run_id: &str, specs: &[CaseSpec], gathered: &mut [Gathered]) -> Heat {
+    let case = |(spec, gathered): (&CaseSpec, &mut Gathered)| CaseHeat {
+        case: spec.id.clone(),
+        slices: std::mem::take(&mut gathered.heat),
+    };
+    let cases = specs.iter().zip(gathered).map(case).collect();
+    Heat { schema: Heat::SCHEMA.to_owned(), run_id: run_id.to_owned(), cases }
 }
 
 fn series(run_id: &str, specs: &[CaseSpec], gathered: &[Gathered]) -> Series {
@@ -135,7 +151,7 @@ fn mode(spec: &CaseSpec) -> Mode {
     }
 }
 
-fn param(value: &Value) -> Param {
+pub(super) fn param(value: &Value) -> Param {
     match value {
         Value::Int(n) => Param::Int(*n),
         Value::Float(x) => Param::Float(*x),

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use iommu_results::{Histogram, Param, SliceValue};
+use iommu_results::{
+    Histogram, Param, SliceValue,
+    artefacts::{SliceHeat, latency_buckets},
+};
 
 use crate::{machine::Slice, plan::Step};
 
@@ -17,6 +20,8 @@ pub(crate) struct Gathered {
     pub(crate) histograms: BTreeMap<String, Histogram>,
     /// The slices' rates by metric, and their mean latencies by histogram.
     pub(crate) series: BTreeMap<String, Vec<SliceValue>>,
+    /// The slices' latencies in coarse buckets; none in virtual time.
+    pub(crate) heat: Vec<SliceHeat>,
     /// Slices in it.
     pub(crate) slices: u32,
 }
@@ -30,6 +35,10 @@ impl Gathered {
         let rates = rates(&slice).map(|(name, value)| (name.to_owned(), value));
         for (name, value) in rates.chain(slice.means_ns.clone()) {
             self.series.entry(name).or_default().push(SliceValue { round, at_ns, value });
+        }
+        if slice.elapsed_ns.is_some() {
+            let latency = slice.histograms.iter().map(|(name, h)| (name.clone(), latency_buckets(h)));
+            self.heat.push(SliceHeat { round, at_ns, latency: latency.collect() });
         }
         for (name, n) in slice.counts {
             *self.counts.entry(name).or_default() += n;

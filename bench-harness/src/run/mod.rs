@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use iommu_results::{Environment, Run, RunFolder, Store, StoreError, Timestamp, store::REPORT_FILE};
+use iommu_results::{
+    Artefacts, Environment, Run, RunFolder, Store, StoreError, Timestamp, store::REPORT_FILE,
+};
 
 use crate::{
     cli::{MachineKind, RunArgs},
@@ -20,6 +22,7 @@ mod assemble;
 mod collect;
 mod listen;
 mod request;
+mod sweep;
 mod worker;
 
 pub(crate) use assemble::Assembled;
@@ -104,12 +107,24 @@ fn patience(inject: Option<Inject>) -> Patience {
 
 /// Writes histograms, slices, report and run; the run's folder appears last, and whole.
 pub(crate) fn store(mut folder: RunFolder, assembled: &Assembled) -> Result<PathBuf, StoreError> {
-    let Assembled { run, histograms, series } = assembled;
+    let Assembled { run, histograms, artefacts } = assembled;
     for ((case, name), histogram) in histograms {
         folder.write_histogram(case, name, histogram)?;
     }
-    folder.write_series(series)?;
-    folder.write(REPORT_FILE, iommu_analysis::report::html(run, histograms))?;
+    let Artefacts { series, heat, sweep, churn } = artefacts;
+    if let Some(series) = series {
+        folder.write_series(series)?;
+    }
+    if let Some(heat) = heat {
+        folder.write_artefact(heat)?;
+    }
+    if let Some(sweep) = sweep {
+        folder.write_artefact(sweep)?;
+    }
+    if let Some(churn) = churn {
+        folder.write_artefact(churn)?;
+    }
+    folder.write(REPORT_FILE, iommu_analysis::report::html_with(run, histograms, artefacts))?;
     folder.commit(run)
 }
 

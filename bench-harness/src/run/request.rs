@@ -7,6 +7,7 @@ use iommu_workloads::{
     scenario::{Endpoint, Machine},
 };
 
+use super::sweep::{self, Swept};
 use crate::{
     cli::{EndpointKind, MachineKind, RunArgs},
     duration,
@@ -26,6 +27,8 @@ pub(crate) struct Request {
     pub(crate) machine: MachineKind,
     /// The scenario, changed as the command line wants.
     pub(crate) scenario: Scenario,
+    /// The parameters that it sweeps.
+    pub(crate) swept: Vec<Swept>,
     /// Its cases.
     pub(crate) cases: Vec<CaseSpec>,
     /// The slices in order.
@@ -40,7 +43,7 @@ impl Request {
     /// # Errors
     /// Usage errors, and prerequisites this build does not have.
     pub(crate) fn new(args: &RunArgs) -> Result<Self, Failure> {
-        let scenario = changed_scenario(args)?;
+        let (scenario, swept) = changed_scenario(args)?;
         let cases = scenario.expand().map_err(Failure::usage)?;
         let machine = machine(args, &scenario);
         check_available(args, &scenario, machine)?;
@@ -48,15 +51,16 @@ impl Request {
             Some(packets) => exact_steps(cases.len(), packets),
             None => timed_steps(cases.len(), scenario.duration, scenario.seed),
         };
-        Ok(Self { machine, scenario, cases, steps, exact: args.packets.is_some() })
+        Ok(Self { machine, scenario, swept, cases, steps, exact: args.packets.is_some() })
     }
 }
 
-fn changed_scenario(args: &RunArgs) -> Result<Scenario, Failure> {
+fn changed_scenario(args: &RunArgs) -> Result<(Scenario, Vec<Swept>), Failure> {
     let mut scenario = Scenario::find(&args.scenario).map_err(Failure::usage)?;
     for argument in &args.set {
         scenario.set(argument).map_err(Failure::usage)?;
     }
+    let swept = sweep::apply(&mut scenario, &args.sweep, &args.set)?;
     if !args.modes.is_empty() {
         scenario
             .set(&format!("modes={}", args.modes.join(",")))
@@ -76,7 +80,7 @@ fn changed_scenario(args: &RunArgs) -> Result<Scenario, Failure> {
     }
     duration::check(scenario.duration)
         .map_err(|error| Failure::usage(format!("duration of `{}`: {error}", scenario.name)))?;
-    Ok(scenario)
+    Ok((scenario, swept))
 }
 
 /// The user's choice, or the scenario's.

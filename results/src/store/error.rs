@@ -59,6 +59,14 @@ pub enum StoreError {
         /// The id of the folder.
         expected: String,
     },
+    /// A file beside `run.json` is not what it should be.
+    #[error("{}: {source}", path.display())]
+    Artefact {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: crate::artefacts::ArtefactError,
+    },
     /// A file or folder cannot be read.
     #[error("{}: cannot be read: {source}", path.display())]
     Read {
@@ -155,6 +163,7 @@ impl StoreError {
             | Self::Changed { path }
             | Self::Checksums { path, .. }
             | Self::Index { path, .. }
+            | Self::Artefact { path, .. }
             | Self::Histogram { path, .. } => path,
         }
     }

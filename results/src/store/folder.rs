@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::checksums::{self, CHECKSUM_FILE};
 use super::{HISTOGRAM_FOLDER, RUN_FILE, SERIES_FILE, StoreError, histogram_file};
+use crate::artefacts::Artefact;
 use crate::histogram::Histogram;
 use crate::index::{Entry, Index, Operation};
 use crate::schema::Run;
@@ -48,6 +49,17 @@ impl RunFolder {
             return Err(StoreError::ArtefactName { path: self.place.clone(), name: name.to_owned() });
         }
         write_new(&self.work.join(name), bytes.as_ref())
+    }
+
+    /// Writes one of the files that have a schema of their own.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] when it was written before, or what the system says.
+    pub fn write_artefact<A: Artefact>(&mut self, artefact: &A) -> Result<(), StoreError> {
+        let text = artefact
+            .to_json()
+            .map_err(|source| StoreError::Artefact { path: self.place.join(A::FILE), source })?;
+        self.write(A::FILE, text)
     }
 
     /// Writes one full-resolution histogram, deflated HdrHistogram V2.

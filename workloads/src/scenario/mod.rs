@@ -248,6 +248,16 @@ impl Scenario {
         read::set(self, argument)
     }
 
+    /// The values that a parameter has for a test, or for those about which nothing special is said; none where it has its
+    /// default.
+    pub fn values(&self, test: Option<Test>, name: &str) -> &[Value] {
+        let key = |test| {
+            let found = self.axes.iter().find(|((of, key), _)| *of == test && *key == name);
+            found.map(|(_, axis)| axis.values.as_slice())
+        };
+        key(test).or_else(|| key(None)).unwrap_or_default()
+    }
+
     /// All cases, in a fixed order: by test, parameters, endpoint, mode.
     ///
     /// # Errors
