@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Tables(crate::tables::TablesArgs),
     /// Make report.html of a stored run again
     Report(ReportArgs),
+    /// Build a static site of a store: histories, change points, runs side by side
+    Dashboard(crate::dashboard::DashboardArgs),
     /// Verify, tidy, import and export a store of runs
     Store(crate::store::StoreArgs),
     /// Run any of these commands inside the emulated host

@@ -7,6 +7,7 @@ use clap::Parser;
 mod cli;
 mod clock;
 mod completions;
+mod dashboard;
 mod duration;
 mod exit;
 mod failure;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Tables(args) => tables::tables(&args),
         Command::Lab(args) => lab::command(&args),
         Command::Report(args) => report::report(&args),
+        Command::Dashboard(args) => dashboard::dashboard(&args),
         Command::Store(args) => store::store(&args),
         Command::Completions(args) => completions::completions(&args),
     };

@@ -37,17 +37,18 @@ impl Progress {
         Self { bar, lines, total, done: Duration::ZERO, since: Instant::now() }
     }
 
-    /// A bar for work that is counted in `noun`s; [`Progress::item`] moves it.
-    pub(crate) fn of_items(noun: &'static str) -> Self {
+    /// A bar for work that is counted in things of this name; [`Progress::item`] moves it.
+    pub(crate) fn of_items(things: &'static str) -> Self {
         let progress = Self::new(Duration::ZERO, false);
-        progress.bar.set_message(format!("{noun}s"));
+        progress.bar.set_message(things);
         let style = ProgressStyle::with_template("[{bar:24}] {pos}/{len} {msg}");
         progress.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
         progress
     }
 
-    /// `done` of `total` items are done.
-    pub(crate) fn item(&self, done: usize, total: usize) {
+    /// `done` of `total` things of this name are done.
+    pub(crate) fn item(&self, things: &'static str, done: usize, total: usize) {
+        self.bar.set_message(things);
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
     }

@@ -136,10 +136,10 @@ impl From<&Finding> for FindingJson {
 
 fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
     let store = existing(&args.common.store)?;
-    let progress = Progress::of_items("run");
+    let progress = Progress::of_items("runs");
     let mut artefacts = Vec::new();
     let survey = store.survey(|run, position| {
-        progress.item(position.done, position.total);
+        progress.item("runs", position.done, position.total);
         artefacts.extend(survey::artefacts(&run));
     });
     progress.finish();

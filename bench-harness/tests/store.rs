@@ -62,6 +62,34 @@ fn import_gc_and_verify_go_together() {
 }
 
 #[test]
+fn the_dashboard_of_real_runs_has_a_page_for_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, site) = (dir.path().join("runs"), dir.path().join("site"));
+    let runs = [measure(&store), measure(&store)];
+    let arguments = ["dashboard", "--store", store.to_str().unwrap(), "--out", site.to_str().unwrap()];
+    let (code, done) = json(&[&arguments[..], &["--json"]].concat());
+    assert_eq!(
+        (code, &done["schema"], &done["built"]["runs"]),
+        (0, &"iommu-bench/dashboard/1".into(), &2.into())
+    );
+    assert!(done["built"]["histories"].as_u64().unwrap() > 0, "{done}");
+    for run in runs {
+        let page = site.join("runs").join(run.file_name().unwrap());
+        assert!(page.join("run.js").is_file() && page.join("report.html").is_file());
+    }
+    let text = outcome(&arguments);
+    assert!(
+        text.code == 0 && text.stdout.contains("2 runs") && text.stdout.contains("index.html"),
+        "{}",
+        text.stdout
+    );
+    let out = outcome(&[&arguments[..], &["--repo", "/nonexistent"]].concat());
+    assert!(out.code == 2 && out.stderr.contains("--repo"), "{}", out.stderr);
+    let out = outcome(&["dashboard", "--store", store.to_str().unwrap(), "--out", store.to_str().unwrap()]);
+    assert!(out.code == 2 && out.stderr.contains("no site"), "{}", out.stderr);
+}
+
+#[test]
 fn nonsense_is_a_usage_error_with_a_remedy() {
     let out = outcome(&["store", "verify", "--store", "/nonexistent/store"]);
     assert_eq!(out.code, 2);

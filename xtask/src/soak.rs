@@ -75,6 +75,14 @@ fn parts(options: &Options) -> Vec<Part> {
             keep: &["kills"],
         },
         Part {
+            name: "a site of 10,000 runs",
+            command: words(
+                "run --release --locked -p iommu-dashboard --example many_runs -- 10000 target/many-runs",
+            ),
+            env: Vec::new(),
+            keep: &["runs written", "site built", "peak memory", "interactive"],
+        },
+        Part {
             name: "random schedules, linearizability",
             command: words(&format!("xtask shuttle --schedules {}", options.schedules)),
             env: Vec::new(),
