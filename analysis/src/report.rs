@@ -1,5 +1,6 @@
 //! One self-contained page about a run: no script, nothing fetched, light and dark, readable on paper.
 
+mod churn;
 mod circumstances;
 mod comparison;
 mod head;
@@ -40,6 +41,7 @@ pub fn html_with(run: &Run, histograms: &Histograms, artefacts: &Artefacts) -> S
     throughput::throughput(&mut page, &groups);
     sweep::curves(&mut page, run, artefacts.sweep.as_ref());
     latency::latency(&mut page, &groups, histograms);
+    churn::churn(&mut page, &groups, artefacts.churn.as_ref());
     time::over_time(&mut page, &groups, artefacts);
     meaning::scale(&mut page, &groups);
     circumstances::warnings(&mut page, run);

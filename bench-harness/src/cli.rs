@@ -4,6 +4,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
+use iommu_workloads::scenario::parse_int;
 use thiserror::Error;
 
 use crate::duration;
@@ -97,6 +98,9 @@ pub(crate) struct RunArgs {
     /// One run with a case for each value, and curves against them; given twice, a grid
     #[arg(long, value_name = "KEY=A,B,C")]
     pub(crate) sweep: Vec<String>,
+    /// Record about N page accesses of each case afterwards, untimed, for the models of IOTLB churn; 0 for none
+    #[arg(long, value_name = "N", default_value = "128K", value_parser = accesses)]
+    pub(crate) churn: u64,
     /// Attach kernel probes: when they are available, always, or never
     #[arg(long, value_enum, default_value_t = Probes::Auto)]
     pub(crate) probes: Probes,
@@ -146,6 +150,19 @@ pub(crate) struct CompletionsArgs {
     #[arg(value_enum)]
     pub(crate) shell: Shell,
 }
+
+/// Most accesses that are recorded of a case.
+const MOST_ACCESSES: u64 = 1 << 26;
+
+/// A number of accesses, with `K` or `M` for 2^10 or 2^20.
+fn accesses(text: &str) -> Result<u64, TooManyAccesses> {
+    parse_int(text).filter(|accesses| *accesses <= MOST_ACCESSES).ok_or(TooManyAccesses)
+}
+
+/// `--churn` with something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("expected 0 (record nothing) or a number of accesses up to 64M, such as 128K")]
+pub(crate) struct TooManyAccesses;
 
 /// Where a scenario runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

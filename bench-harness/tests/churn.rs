@@ -85,3 +85,78 @@ fn without_an_iotlb_its_counts_are_absent_rather_than_zero() {
         assert_eq!(count(case, "iotlb_lookups"), None, "{}", case["id"]);
     }
 }
+
+/// `churn.json` of the only run in a store.
+fn churn(store: &std::path::Path) -> Value {
+    let mut entries = std::fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
+    let folder = entries.find(|path| path.join("run.json").is_file()).unwrap();
+    let page = std::fs::read_to_string(folder.join("report.html")).unwrap();
+    assert!(page.contains("id=\"churn\"") && page.contains("Miss ratio against capacity (modelled)"));
+    serde_json::from_str(&std::fs::read_to_string(folder.join("churn.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn the_recorded_stream_has_the_invalidations_of_the_mode_and_the_misses_of_the_device() {
+    let transfers = TRANSFERS.to_string();
+    let run = |store: &std::path::Path| {
+        let mut args = vec!["iotlb-churn", "--packets", &transfers, "--set", "flush_ms=1000"];
+        for set in ["working_set_pages=64,1024", "iotlb_entries=256", "iotlb_ways=16"] {
+            args.extend(["--set", set]);
+        }
+        run_json(store, &args)
+    };
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let result = run(first.path());
+    let churn_of = churn(first.path());
+    assert_eq!(
+        (&churn_of["schema"], &churn_of["run_id"]),
+        (&"iommu-bench/churn/1".into(), &result["run_id"])
+    );
+    for (case, stored) in
+        result["cases"].as_array().unwrap().iter().zip(churn_of["cases"].as_array().unwrap())
+    {
+        assert_eq!(stored["case"], case["id"]);
+        if case["mode"] == "identity" {
+            assert_eq!(stored["reason"], "nothing is translated in mode identity");
+            assert!(case["metrics"].get("modelled_miss_ratio").is_none());
+            continue;
+        }
+        let recording = &stored["recording"];
+        let (counted, modelled) = (&recording["counted"], &recording["modelled"]);
+        // One page goes every 16 transfers; in lazy mode the requests for some of them are still queued at the end.
+        let expected = recording["packets"].as_u64().unwrap() / REMAP_EVERY;
+        let queued = if case["mode"] == "lazy" { 32 } else { 1 };
+        let invalidations = counted["invalidations"].as_u64().unwrap();
+        assert!(expected.abs_diff(invalidations) <= queued, "{}: {invalidations} {expected}", case["id"]);
+        assert_eq!(modelled["capacity_entries"], 256);
+        let ratio = modelled["miss_ratio"].as_f64().unwrap();
+        // The model has no sets and saw another stretch of the stream than the device's IOTLB, of the same kind.
+        let device = iotlb(case, "misses") as f64 / iotlb(case, "lookups") as f64;
+        assert!((ratio - device).abs() < 0.03, "{}: modelled {ratio}, counted {device}", case["id"]);
+        let metric = case["metrics"]["modelled_miss_ratio"]["value"].as_f64().unwrap();
+        assert!((metric - ratio).abs() < 1e-3, "{metric} {ratio}");
+        let windows = counted["windows"].as_array().unwrap();
+        let window = counted["window_accesses"].as_u64().unwrap();
+        assert!(counted["accesses"].as_u64().unwrap().abs_diff(windows.len() as u64 * window) <= window);
+    }
+    run(second.path());
+    assert_eq!(churn_of["cases"], churn(second.path())["cases"], "the same seed records the same stream");
+}
+
+#[test]
+fn recording_is_left_out_when_asked_and_says_why_there_is_none() {
+    let store = tempfile::tempdir().unwrap();
+    let run = run_json(store.path(), &["map-storm", "--packets", "100", "--set", "threads=1"]);
+    let folder = store.path().join(run["run_id"].as_str().unwrap());
+    let churn = std::fs::read_to_string(folder.join("churn.json")).unwrap();
+    assert!(churn.contains("accesses nothing"), "{churn}");
+    let store = tempfile::tempdir().unwrap();
+    let run = run_json(store.path(), &["netperf-strict", "--packets", "100", "--churn", "0"]);
+    assert!(!store.path().join(run["run_id"].as_str().unwrap()).join("churn.json").exists());
+    for case in run["cases"].as_array().unwrap() {
+        assert!(case["metrics"].get("modelled_miss_ratio").is_none());
+    }
+    let out = common::outcome(&["run", "netperf-strict", "--churn", "lots"]);
+    assert_eq!(out.code, 2);
+    assert!(out.stderr.contains("such as 128K"), "{}", out.stderr);
+}

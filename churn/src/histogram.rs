@@ -44,6 +44,17 @@ impl ReuseHistogram {
         }
     }
 
+    /// Adds the accesses of another stream, or of another stretch of the same.
+    pub fn merge(&mut self, other: &Self) {
+        self.first += other.first;
+        self.invalidated += other.invalidated;
+        self.flushed += other.flushed;
+        if self.by_distance.len() < other.by_distance.len() {
+            self.by_distance.resize(other.by_distance.len(), 0);
+        }
+        self.by_distance.iter_mut().zip(&other.by_distance).for_each(|(ours, theirs)| *ours += theirs);
+    }
+
     /// All accesses.
     pub fn accesses(&self) -> u64 {
         self.always_missed() + self.by_distance.iter().sum::<u64>()

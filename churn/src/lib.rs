@@ -12,12 +12,15 @@
 //! - [`WalkModel`]: memory reads of the page walks behind the misses;
 //! - [`FastAndSafe`]: the throughput that these reads allow.
 //!
+//! [`Profile`] follows a stream with all of them, stretch by stretch.
+//!
 //! **Invalidations are part of the stream.** An invalidated page leaves the cache whatever its capacity, so its next use
 //! is a miss at every capacity; the curve's right end is not only the first uses, but these as well. The entry that it
 //! leaves is free: the next page that comes in takes it and evicts nothing. All of this is exact, see [`stack`].
 
 pub mod histogram;
 pub mod modelled;
+pub mod profile;
 pub mod shards;
 pub mod stack;
 pub mod throughput;
@@ -29,7 +32,8 @@ mod fenwick;
 pub use curve::MissRatioCurve;
 pub use histogram::ReuseHistogram;
 pub use modelled::{Model, Modelled};
-pub use shards::{Rate, Shards, ShardsError};
+pub use profile::{Profile, ProfileOptions, Stretch};
+pub use shards::{Rate, Sample, Shards, ShardsError};
 pub use stack::{Reuse, ReuseDistances};
 pub use throughput::{FastAndSafe, WalkError, WalkModel};
 pub use working_set::{Window, WorkingSet};

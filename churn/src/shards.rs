@@ -52,7 +52,14 @@ pub struct Shards {
     stack: ReuseDistances,
     /// Sampled pages by hash, kept where the highest must go first.
     hashes: BTreeSet<(u64, u64)>,
-    /// Accesses by scaled distance, each as many as it stands for.
+    sample: Sample,
+    sampled: u64,
+}
+
+/// What a sampler saw: accesses, each as many as it stands for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Accesses by scaled distance.
     weights: BTreeMap<u64, f64>,
     /// First uses, of the stream or after a flush.
     first: f64,
@@ -62,7 +69,6 @@ pub struct Shards {
     /// Invalidations of single pages: all of them, and those of sampled pages as many as they stand for.
     invalidations: u64,
     sampled_invalidations: f64,
-    sampled: u64,
 }
 
 impl Shards {
@@ -83,12 +89,7 @@ impl Shards {
             max_pages,
             stack: ReuseDistances::new(),
             hashes: BTreeSet::new(),
-            weights: BTreeMap::new(),
-            first: 0.0,
-            invalidated: 0.0,
-            accesses: 0,
-            invalidations: 0,
-            sampled_invalidations: 0.0,
+            sample: Sample::default(),
             sampled: 0,
         })
     }
@@ -113,9 +114,9 @@ impl Shards {
         match event {
             Event::Access(page) => self.access(page),
             Event::Invalidate(page) => {
-                self.invalidations += 1;
+                self.sample.invalidations += 1;
                 if self.hash(page) < self.threshold {
-                    self.sampled_invalidations += 1.0 / self.rate();
+                    self.sample.sampled_invalidations += 1.0 / self.rate();
                     self.stack.invalidate(page);
                 }
             }
@@ -124,7 +125,7 @@ impl Shards {
     }
 
     fn access(&mut self, page: u64) {
-        self.accesses += 1;
+        self.sample.accesses += 1;
         let hash = self.hash(page);
         if hash >= self.threshold {
             return;
@@ -134,12 +135,12 @@ impl Shards {
         match self.stack.access(page) {
             Reuse::Distance(distance) => {
                 let scaled = (distance as f64 * weight).round() as u64;
-                *self.weights.entry(rounded(scaled)).or_default() += weight;
+                *self.sample.weights.entry(rounded(scaled)).or_default() += weight;
             }
-            Reuse::Invalidated => self.invalidated += weight,
-            Reuse::Flushed => self.first += weight,
+            Reuse::Invalidated => self.sample.invalidated += weight,
+            Reuse::Flushed => self.sample.first += weight,
             Reuse::First => {
-                self.first += weight;
+                self.sample.first += weight;
                 if let Some(max) = self.max_pages {
                     self.hashes.insert((hash, page));
                     self.shrink(max);
@@ -169,6 +170,30 @@ impl Shards {
     }
 
     /// The curve so far.
+    pub fn curve(&self) -> MissRatioCurve {
+        self.sample.curve()
+    }
+
+    /// Takes out what was seen so far and begins anew; the pages stay as they are.
+    pub fn take(&mut self) -> Sample {
+        std::mem::take(&mut self.sample)
+    }
+}
+
+impl Sample {
+    /// Adds what was seen in another stretch, or of another stream.
+    pub fn merge(&mut self, other: &Self) {
+        for (distance, weight) in &other.weights {
+            *self.weights.entry(*distance).or_default() += weight;
+        }
+        self.first += other.first;
+        self.invalidated += other.invalidated;
+        self.accesses += other.accesses;
+        self.invalidations += other.invalidations;
+        self.sampled_invalidations += other.sampled_invalidations;
+    }
+
+    /// The curve of it.
     pub fn curve(&self) -> MissRatioCurve {
         let mut weights = self.weights.clone();
         // Pages that are invalidated a lot are in the sample by chance, but how many invalidations there are is known.

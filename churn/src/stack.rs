@@ -156,6 +156,11 @@ impl ReuseDistances {
         &self.histogram
     }
 
+    /// Takes the counts out and begins new ones; the stack stays as it is.
+    pub fn take_histogram(&mut self) -> ReuseHistogram {
+        std::mem::take(&mut self.histogram)
+    }
+
     /// Gives the times in use the numbers from 0.
     fn renumber(&mut self) {
         let mut in_use: Vec<u32> = self

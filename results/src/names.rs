@@ -87,6 +87,44 @@ macro_rules! iotlb_rates {
     };
 }
 
+/// Metric: pages accessed by a packet, in the recorded pass.
+pub const RECORDED_ACCESSES: &str = "recorded_accesses_per_packet";
+/// Metric: pages invalidated by a packet, in the recorded pass.
+pub const RECORDED_INVALIDATIONS: &str = "recorded_invalidations_per_packet";
+/// Metric: unique pages of a window of accesses, in the recorded pass.
+pub const RECORDED_WORKING_SET: &str = "recorded_working_set_pages";
+/// Metric: misses by access of a fully associative LRU IOTLB: modelled.
+pub const MODELLED_MISS_RATIO: &str = "modelled_miss_ratio";
+/// Metric: its misses by 4 KiB of payload: modelled.
+pub const MODELLED_MISSES_PER_PAGE: &str = "modelled_misses_per_page";
+/// Metric: memory reads of the walks behind them by 4 KiB of payload: modelled.
+pub const MODELLED_READS_PER_PAGE: &str = "modelled_reads_per_page";
+/// Metric: the throughput that these reads allow, by T = p / (l0 + M · lm): modelled.
+pub const MODELLED_THROUGHPUT: &str = "modelled_throughput";
+
+/// Unit of plain ratios.
+pub const ONE: &str = "1";
+/// Unit of numbers of pages.
+pub const PAGES: &str = "pages";
+/// Unit of figures by 4 KiB of payload.
+pub const PER_PAGE: &str = "1/page";
+
+/// The metrics of the recorded pass, with their units.
+pub const CHURN: [(&str, &str); 7] = [
+    (RECORDED_ACCESSES, PER_PACKET),
+    (RECORDED_INVALIDATIONS, PER_PACKET),
+    (RECORDED_WORKING_SET, PAGES),
+    (MODELLED_MISS_RATIO, ONE),
+    (MODELLED_MISSES_PER_PAGE, PER_PAGE),
+    (MODELLED_READS_PER_PAGE, PER_PAGE),
+    (MODELLED_THROUGHPUT, BYTES_PER_SECOND),
+];
+
+/// Whether a metric was measured, so that two runs may be judged by it; what is modelled or only recorded is not.
+pub fn is_measured(name: &str) -> bool {
+    !name.starts_with("modelled_") && !name.starts_with("recorded_")
+}
+
 /// Rates of the modelled IOTLB.
 pub const IOTLB_RATES: [IotlbRate; 6] =
     iotlb_rates!["lookups", "hits", "misses", "fills", "evictions", "invalidations"];

@@ -58,7 +58,8 @@ fn began_quiet(run: &Run) -> bool {
 }
 
 fn names<'r>(base: &'r Case, head: &'r Case) -> Vec<&'r str> {
-    let of = |case: &'r Case| case.metrics.keys().chain(case.histograms.keys());
+    let measured = |name: &&String| iommu_results::names::is_measured(name);
+    let of = |case: &'r Case| case.metrics.keys().filter(measured).chain(case.histograms.keys());
     let mut names: Vec<&str> = of(base).chain(of(head)).map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();

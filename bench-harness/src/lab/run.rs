@@ -65,6 +65,7 @@ fn job(args: &RunArgs) -> Result<Job, Failure> {
     for set in &args.set {
         option("set", Some(set.clone()));
     }
+    option("churn", Some(args.churn.to_string()));
     for sweep in &args.sweep {
         option("sweep", Some(sweep.clone()));
     }

@@ -5,17 +5,32 @@
 
 use std::{sync::Arc, thread};
 
-use iommu_workloads::{CaseSpec, Clock, VirtualClock, scenario::Service};
+use iommu_churn::ProfileOptions;
+use iommu_workloads::{
+    CaseSpec, Clock, VirtualClock,
+    scenario::{Device, Endpoint, Service},
+};
 use virtio_transport::ServiceMode;
 
 use super::{
-    CaseError, EndpointFault, Machine, PreparedCase,
+    Amount, CaseError, EndpointFault, Machine, PreparedCase,
+    record::{RecordLimits, RecordedSlice, Recording, Tape},
     stack::{Rebuilt, Stack},
 };
 use crate::clock::WallClock;
 
 /// Threads that would be busy if each service had one: driver, IOMMU, endpoint.
 const BUSY_THREADS: usize = 3;
+
+/// Slices of a recording: figures get their intervals from them.
+const RECORDED_SLICES: u64 = 8;
+/// Packets from which the length of a slice is reckoned.
+const FIRST_PACKETS: u64 = 64;
+/// Most packets of a recorded slice.
+const MOST_PACKETS: u64 = 20_000;
+/// Why nothing is recorded of a real device.
+const HARDWARE: &str = "the device's accesses and its IOTLB are in hardware: nothing here sees its misses, and the kernel's \
+                        probes see its invalidations";
 
 /// Where time comes from.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +110,42 @@ impl Machine for LocalMachine {
         if service == ServiceMode::Poll && !self.0.alone {
             return Ok(Box::new(Rebuilt { case: case.clone(), service, options: self.0 }));
         }
-        Ok(Box::new(Stack::new(case, service, self.0)?))
+        Ok(Box::new(Stack::new(case, service, self.0, None)?))
+    }
+
+    fn record(&self, case: &CaseSpec, limits: RecordLimits) -> Result<Result<Recording, String>, CaseError> {
+        if case.endpoint == Endpoint::Passthrough {
+            return Ok(Err(HARDWARE.to_owned()));
+        }
+        if !case.mode.translates() {
+            return Ok(Err(format!("nothing is translated in mode {}", case.mode)));
+        }
+        if case.test.device() == Device::None {
+            return Ok(Err("the test maps and unmaps, and accesses nothing".to_owned()));
+        }
+        let options = ProfileOptions {
+            expected_accesses: limits.accesses,
+            seed: self.0.seed,
+            ..ProfileOptions::default()
+        };
+        let tape = Tape::new(options);
+        let quiet = LocalOptions { time: Time::Virtual, fault: None, ..self.0 };
+        let mut stack = Box::new(Stack::new(case, ServiceMode::Inline, quiet, Some(&tape))?);
+        // Setting up and the first packets say how many accesses a packet takes; they are no part of the recording.
+        tape.stretch();
+        let first = FIRST_PACKETS.min(limits.packets);
+        stack.run_slice(Amount::Packets(first))?;
+        let wanted = limits.accesses / RECORDED_SLICES;
+        let in_a_slice = (wanted * first / tape.stretch().accesses.max(1))
+            .min(limits.packets.div_ceil(RECORDED_SLICES))
+            .clamp(1, MOST_PACKETS);
+        let mut recording = Recording { streams: tape.streams(), slices: Vec::new() };
+        for _ in 0..RECORDED_SLICES {
+            let slice = stack.run_slice(Amount::Packets(in_a_slice))?;
+            let (packets, payload_bytes) = (slice.packets, slice.payload_bytes);
+            recording.slices.push(RecordedSlice { packets, payload_bytes, stretch: tape.stretch() });
+        }
+        stack.finish()?;
+        Ok(Ok(recording))
     }
 }

@@ -12,10 +12,12 @@ mod card;
 mod inject;
 mod local;
 mod observer;
+mod record;
 mod stack;
 
 pub(crate) use inject::EndpointFault;
 pub(crate) use local::{LocalMachine, LocalOptions, Time};
+pub(crate) use record::{RecordLimits, RecordedSlice, Recording};
 
 /// How much a slice does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,4 +84,10 @@ pub(crate) trait Machine: Send {
     /// # Errors
     /// When memory, a device or the driver cannot be had.
     fn prepare(&self, case: &CaseSpec) -> Result<Box<dyn PreparedCase>, CaseError>;
+
+    /// Records the stream of a case's page accesses, in a pass of its own that is not timed; or says why there is none.
+    ///
+    /// # Errors
+    /// When the case cannot be set up, or breaks.
+    fn record(&self, case: &CaseSpec, limits: RecordLimits) -> Result<Result<Recording, String>, CaseError>;
 }

@@ -22,6 +22,7 @@ use super::{
     build::{bus, chain, guest_memory, iommu_options, iotlb_options},
     card::{Card, CardBuilder, cards_of},
     observer::BatchTimer,
+    record::Tape,
 };
 use crate::{
     clock::process_cpu_ns,
@@ -62,12 +63,18 @@ impl Stack {
         case: &CaseSpec,
         service: ServiceMode,
         options: LocalOptions,
+        tape: Option<&Arc<Tape>>,
     ) -> Result<Self, CaseError> {
         let failed = |cause: String| CaseError { case: case.id.clone(), cause };
-        Self::build(case, service, options).map_err(|error| failed(chain(&*error)))
+        Self::build(case, service, options, tape).map_err(|error| failed(chain(&*error)))
     }
 
-    fn build(case: &CaseSpec, service: ServiceMode, options: LocalOptions) -> Result<Self, Box<dyn Error>> {
+    fn build(
+        case: &CaseSpec,
+        service: ServiceMode,
+        options: LocalOptions,
+        tape: Option<&Arc<Tape>>,
+    ) -> Result<Self, Box<dyn Error>> {
         let memory = guest_memory(case.params.guest_memory_mib)?;
         let ram = GuestRam::new(Arc::clone(&memory))?;
         let latencies = Arc::new(Latencies::default());
@@ -76,6 +83,9 @@ impl Stack {
             device.add_emulated_endpoint(IDLE_ENDPOINT)?;
             if let Time::Wall(clock) = options.time {
                 device.set_observers(|_| Box::new(BatchTimer::new(clock, Arc::clone(&latencies))));
+            }
+            if let Some(tape) = tape {
+                device.set_observers(|_| tape.observer());
             }
             Some(Arc::new(device))
         } else {
@@ -88,7 +98,11 @@ impl Stack {
             let card = match &iommu {
                 Some(device) => {
                     device.add_emulated_endpoint(endpoint)?;
-                    builder.with_port(device.endpoint_port(endpoint)?)?
+                    let port = device.endpoint_port(endpoint)?;
+                    match tape {
+                        Some(tape) => builder.with_port(tape.port(endpoint, port))?,
+                        None => builder.with_port(port)?,
+                    }
                 }
                 None => builder.with_port(DirectPort::new(ram.clone()))?,
             };
@@ -274,7 +288,7 @@ impl PreparedCase for Rebuilt {
     }
 
     fn run_slice(&mut self, amount: Amount) -> Result<Slice, CaseError> {
-        let mut stack = Box::new(Stack::new(&self.case, self.service, self.options)?);
+        let mut stack = Box::new(Stack::new(&self.case, self.service, self.options, None)?);
         stack.run_slice(warm_up(amount))?;
         let slice = stack.run_slice(amount)?;
         stack.finish()?;

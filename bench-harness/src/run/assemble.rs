@@ -12,6 +12,7 @@ use iommu_results::{
 use iommu_workloads::{CaseSpec, Test, scenario::Value};
 
 use super::{
+    churn,
     collect::Gathered,
     listen::{End, Outcome},
     request::Request,
@@ -61,7 +62,7 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
         series: Some(series(&facts.run_id, specs, &outcome.gathered)),
         heat: Some(heat(&facts.run_id, specs, &mut outcome.gathered)),
         sweep: sweep::artefact(&facts.run_id, &request.swept),
-        churn: None,
+        churn: request.record.is_some().then(|| churn::artefact(&facts.run_id, specs, &outcome.gathered)),
     };
     let mut cases = Vec::with_capacity(specs.len());
     for (spec, gathered) in specs.iter().zip(outcome.gathered) {
@@ -130,6 +131,7 @@ fn case(spec: &CaseSpec, gathered: Gathered, exact: bool, seed: u64) -> Case {
         .map(|(name, unit)| (name.to_owned(), metric(gathered.series.get(name), unit, exact, seed)))
         .collect();
     case.metrics.extend(iotlb_rates(&gathered, exact, seed));
+    case.metrics.extend(churn::metrics(spec, &gathered, seed));
     let summaries = gathered.histograms.iter().filter_map(|(name, h)| Some((name.clone(), h.summary()?)));
     case.histograms = summaries.collect();
     case.counts = gathered.counts;

@@ -7,7 +7,10 @@ use iommu_results::{
     artefacts::{SliceHeat, latency_buckets},
 };
 
-use crate::{machine::Slice, plan::Step};
+use crate::{
+    machine::{Recording, Slice},
+    plan::Step,
+};
 
 /// Everything measured of one case; the warm-up is not in it.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub(crate) struct Gathered {
     pub(crate) series: BTreeMap<String, Vec<SliceValue>>,
     /// The slices' latencies in coarse buckets; none in virtual time.
     pub(crate) heat: Vec<SliceHeat>,
+    /// Its accesses, recorded in a pass of their own, or why there are none; nothing before that pass.
+    pub(crate) recording: Option<Result<Recording, String>>,
     /// Slices in it.
     pub(crate) slices: u32,
 }

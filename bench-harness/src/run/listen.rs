@@ -64,6 +64,12 @@ pub(crate) fn listen(
                 progress.advance(weight(amount));
                 limit = patience.setup;
             }
+            Ok(Event::Records { case }) => {
+                doing = format!("{}, recording its accesses", ids[case]);
+                progress.now(&doing);
+                limit = patience.of(Amount::Packets(0));
+            }
+            Ok(Event::Recorded { case, recording }) => gathered[case].recording = Some(*recording),
             Ok(Event::Finished { interrupted: false }) => break End::Complete,
             Ok(Event::Finished { interrupted: true }) => break End::Interrupted,
             Ok(Event::Failed { cause }) => break End::Broke { cause },

@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod assemble;
+mod churn;
 mod collect;
 mod listen;
 mod request;
@@ -89,6 +90,7 @@ fn measure(
         machine: Box::new(machine),
         cases: request.cases.clone(),
         steps: request.steps.clone(),
+        record: request.record,
         interrupt,
         inject,
     };

@@ -12,7 +12,7 @@ use crate::{
     cli::{EndpointKind, MachineKind, RunArgs},
     duration,
     failure::Failure,
-    machine::Amount,
+    machine::{Amount, RecordLimits},
     plan::{self, Step},
 };
 
@@ -31,6 +31,8 @@ pub(crate) struct Request {
     pub(crate) swept: Vec<Swept>,
     /// Its cases.
     pub(crate) cases: Vec<CaseSpec>,
+    /// How much of each case's accesses is recorded.
+    pub(crate) record: Option<RecordLimits>,
     /// The slices in order.
     pub(crate) steps: Vec<(Step, Amount)>,
     /// Virtual time and exact amounts instead of wall time.
@@ -51,8 +53,22 @@ impl Request {
             Some(packets) => exact_steps(cases.len(), packets),
             None => timed_steps(cases.len(), scenario.duration, scenario.seed),
         };
-        Ok(Self { machine, scenario, swept, cases, steps, exact: args.packets.is_some() })
+        Ok(Self {
+            machine,
+            scenario,
+            swept,
+            record: record(args),
+            cases,
+            steps,
+            exact: args.packets.is_some(),
+        })
     }
+}
+
+/// What is recorded of each case: never more packets than were asked for.
+fn record(args: &RunArgs) -> Option<RecordLimits> {
+    let packets = args.packets.unwrap_or(u64::MAX);
+    (args.churn > 0).then_some(RecordLimits { accesses: args.churn, packets })
 }
 
 fn changed_scenario(args: &RunArgs) -> Result<(Scenario, Vec<Swept>), Failure> {

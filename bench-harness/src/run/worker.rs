@@ -15,7 +15,7 @@ use iommu_workloads::CaseSpec;
 use crate::{
     inject::Inject,
     interrupt::Interrupt,
-    machine::{Amount, CaseError, Machine, PreparedCase, Slice},
+    machine::{Amount, CaseError, Machine, PreparedCase, RecordLimits, Recording, Slice},
     plan::Step,
 };
 
@@ -31,6 +31,10 @@ pub(crate) enum Event {
     Begins(Step),
     /// A step is done.
     Done(Step, Box<Slice>),
+    /// The accesses of a case are about to be recorded.
+    Records { case: usize },
+    /// They are recorded, or there are none to record.
+    Recorded { case: usize, recording: Box<Result<Recording, String>> },
     /// Nothing more will come: something broke.
     Failed { cause: String },
     /// Nothing more will come: all steps are done, or the user interrupted.
@@ -45,6 +49,8 @@ pub(crate) struct Job {
     pub(crate) cases: Vec<CaseSpec>,
     /// The slices, in order, with their amounts.
     pub(crate) steps: Vec<(Step, Amount)>,
+    /// How much of each case's accesses is recorded after the slices; nothing when it is to be left out.
+    pub(crate) record: Option<RecordLimits>,
     /// Ends the work between two steps.
     pub(crate) interrupt: Interrupt,
     /// Failure to provoke.
@@ -89,7 +95,22 @@ fn work(job: &Job, events: &Sender<Event>) -> Result<bool, CaseError> {
         say(events, Event::Done(step, Box::new(slice)));
     }
     finish(prepared)?;
+    record(job, events)?;
     Ok(job.interrupt.requested())
+}
+
+/// Records the accesses of every case, now that nothing is timed any more.
+fn record(job: &Job, events: &Sender<Event>) -> Result<(), CaseError> {
+    let Some(limits) = job.record else { return Ok(()) };
+    for (case, spec) in job.cases.iter().enumerate() {
+        if job.interrupt.requested() {
+            return Ok(());
+        }
+        say(events, Event::Records { case });
+        let recording = Box::new(job.machine.record(spec, limits)?);
+        say(events, Event::Recorded { case, recording });
+    }
+    Ok(())
 }
 
 fn finish(prepared: Vec<Box<dyn PreparedCase>>) -> Result<(), CaseError> {

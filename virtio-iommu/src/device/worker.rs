@@ -4,7 +4,7 @@ use std::{mem, sync::Arc};
 
 use iommu_sites::{self as sites, RequestKey, RingKey};
 use virtio_iommu_spec::{
-    DomainId, Iova, Status, feature, private,
+    DomainId, EndpointId, Iova, IovaRange, Status, feature, private,
     request::{self, MAX_READABLE_BYTES, TAIL_BYTES},
 };
 use virtio_transport::{Interrupt, Progress, QueueWorker};
@@ -110,6 +110,8 @@ pub(super) struct RequestWorker {
     waiting: [Waiting; AHEAD],
     interrupt: Arc<dyn Interrupt>,
     observer: Option<Box<dyn ServiceObserver>>,
+    /// Whether the observer wants to be told of translations that cease to hold.
+    follows: bool,
     cache: DomainCache,
     credits: Credits,
     graveyard: Graveyard,
@@ -149,6 +151,7 @@ impl RequestWorker {
             key: ring.request(0),
             waiting: std::array::from_fn(|_| Waiting::new()),
             interrupt,
+            follows: observer.as_ref().is_some_and(|observer| observer.follows_translations()),
             observer,
             cache: DomainCache::new(),
             credits: Credits::default(),
@@ -350,11 +353,13 @@ impl RequestWorker {
             Request::Attach(attach) => {
                 let removed = self.core.attach(&self.participant, &mut self.graveyard, &attach)?;
                 self.note_removal(removed);
+                self.tell_attached(attach.endpoint, Some(attach.domain));
                 Ok(())
             }
             Request::Detach(detach) => {
                 let removed = self.core.detach(&self.participant, &mut self.graveyard, &detach)?;
                 self.note_removal(removed);
+                self.tell_attached(detach.endpoint, None);
                 Ok(())
             }
             Request::Probe(probe) => {
@@ -398,8 +403,20 @@ impl RequestWorker {
             self.credits.refund(removed.mappings, &core.pool);
             counters.unmapped(removed.mappings);
             self.note_removal(true);
+            if self.follows
+                && let Some(range) = IovaRange::new(unmap.virt_start, unmap.virt_end)
+            {
+                self.observe(|observer| observer.unmapped(DomainId(unmap.domain), range));
+            }
         }
         Ok(())
+    }
+
+    #[cold]
+    fn tell_attached(&mut self, endpoint: u32, domain: Option<u32>) {
+        if self.follows {
+            self.observe(|observer| observer.attached(EndpointId(endpoint), domain.map(DomainId)));
+        }
     }
 
     /// The request being served needs the grace period.

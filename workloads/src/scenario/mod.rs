@@ -22,7 +22,7 @@ pub use expand::{CaseSpec, MAX_CASES, MAX_ID_BYTES};
 pub use keys::{Accepts, KEYS, Key};
 pub use params::{DmaDirection, IotlbPages, PPM, Params, Pattern, Service};
 pub use read::{MAX_FILE_BYTES, parse_duration};
-pub use value::Value;
+pub use value::{Value, parse_int};
 
 use crate::dma::Mode;
 

@@ -27,7 +27,7 @@ impl fmt::Display for Value {
 }
 
 /// A whole number as people write it: digits, `_` between them, and `K` or `M` for 2^10 or 2^20.
-pub(super) fn parse_int(text: &str) -> Option<u64> {
+pub fn parse_int(text: &str) -> Option<u64> {
     let (digits, shift) = match text.strip_suffix(['K', 'k']) {
         Some(digits) => (digits, 10),
         None => text.strip_suffix(['M', 'm']).map_or((text, 0), |digits| (digits, 20)),
