@@ -65,7 +65,9 @@ const LEGEND_STEP: f64 = 150.0;
 pub fn lines(label: &str, plot: &Lines) -> Result<String, PlotError> {
     draw(SIZE, label, |canvas| {
         plot.frame(canvas)?;
-        for line in &plot.lines {
+        // The solid line first: dashed ones show on it where they meet.
+        let (solid, dashed): (Vec<_>, Vec<_>) = plot.lines.iter().partition(|line| line.mode == Mode::Strict);
+        for line in solid.into_iter().chain(dashed) {
             plot.paint(canvas, line)?;
         }
         plot.legend(canvas)

@@ -4,7 +4,7 @@ use iommu_results::artefacts::{Churn, Recording};
 use iommu_results::{Case, names};
 
 use super::page::{Cell, Page};
-use super::parts::{each_group, interval};
+use super::parts::each_group;
 use crate::format;
 use crate::plot::{self, Axis, Join, Line, Lines, Point, Scale, Unit};
 use crate::view::{self, Group};
@@ -99,7 +99,7 @@ fn curves(page: &mut Page, group: &Group<'_>, churn: &Churn) {
 fn metric(case: &Case, name: &str) -> Cell {
     match view::measured(case, name) {
         Ok((value, ci, _)) => {
-            Cell::Figure(format!("{} ({})", format::significant(value), interval(ci, format::significant)))
+            Cell::Figure(format!("{} {}", format::significant(value), format::plus_minus(value, ci)))
         }
         Err(reason) => Cell::Missing(reason),
     }
@@ -108,10 +108,10 @@ fn metric(case: &Case, name: &str) -> Cell {
 fn facts(page: &mut Page, group: &Group<'_>, churn: &Churn) {
     let heads = [
         "mode",
-        "accesses",
+        "page accesses",
         "per packet",
-        "invalidated per packet",
-        "working set, pages",
+        "invalidated",
+        "working set",
         "miss ratio (modelled)",
         "reads per 4 KiB (modelled)",
     ];
@@ -139,8 +139,8 @@ fn facts(page: &mut Page, group: &Group<'_>, churn: &Churn) {
     if let Some((_, recording)) = recordings(group, churn).first() {
         let window = recording.counted.window_accesses;
         page.note(&format!(
-            "The working set is the number of unique pages of a window of {window} accesses; intervals at 99 % are over \
-             the slices of the recorded pass."
+            "Accesses and invalidated pages per packet; the working set is the number of unique pages of a window of \
+             {window} accesses. Intervals are over the slices of the recorded pass."
         ));
     }
 }
