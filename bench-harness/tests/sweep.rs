@@ -53,8 +53,8 @@ fn a_grid_is_one_run_with_a_curve_for_each_line() {
 
     let page = std::fs::read_to_string(folder.join("report.html")).unwrap();
     let curves = page.split("<section id=\"curves\">").nth(1).unwrap().split("</section>").next().unwrap();
-    // Two metrics by time and one of the model, against each of the two keys, for each value of the other.
-    assert_eq!(curves.matches("<svg").count(), 3 * 2 + 3 * 3);
+    // Two metrics by time and three of models, against each of the two keys, for each value of the other.
+    assert_eq!(curves.matches("<svg").count(), 5 * 2 + 5 * 3);
     assert!(curves.contains("IOTLB misses per packet (modelled) against working set pages"));
 }
 
