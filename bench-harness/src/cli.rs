@@ -50,6 +50,10 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Compare mapping tables, and measure the figures of the map/unmap fast path
     Tables(crate::tables::TablesArgs),
+    /// What this machine can do, what that enables, and what would help
+    Doctor(crate::doctor::DoctorArgs),
+    /// Watch KVM, IOMMU, DMA or the device in any process of this host, live
+    Trace(crate::trace::TraceArgs),
     /// Make report.html of a stored run again
     Report(ReportArgs),
     /// Build a static site of a store: histories, change points, runs side by side

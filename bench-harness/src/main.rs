@@ -8,6 +8,7 @@ mod cli;
 mod clock;
 mod completions;
 mod dashboard;
+mod doctor;
 mod duration;
 mod exit;
 mod failure;
@@ -25,6 +26,7 @@ mod run;
 mod scenarios;
 mod store;
 mod tables;
+mod trace;
 
 use cli::{Cli, Command};
 
@@ -40,6 +42,8 @@ fn main() -> ExitCode {
         Command::Show(args) => scenarios::show(&args),
         Command::Tables(args) => tables::tables(&args),
         Command::Lab(args) => lab::command(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Trace(args) => trace::trace(&args),
         Command::Report(args) => report::report(&args),
         Command::Dashboard(args) => dashboard::dashboard(&args),
         Command::Store(args) => store::store(&args),

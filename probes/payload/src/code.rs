@@ -24,6 +24,14 @@ pub(crate) fn assemble(payload: &Payload) -> Vec<u8> {
     code
 }
 
+/// A loop of `times` rounds of two instructions, then a halt.
+pub(crate) fn spin(times: u32) -> Vec<u8> {
+    let mut code = Vec::new();
+    repeat(&mut code, times, &[]);
+    code.push(HLT);
+    code
+}
+
 fn move_to_ebx(code: &mut Vec<u8>, value: u32) {
     code.push(0xbb);
     code.extend(value.to_le_bytes());
@@ -46,6 +54,12 @@ fn repeat(code: &mut Vec<u8>, times: u32, access: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loop_jumps_back_to_its_decrement() {
+        assert_eq!(spin(3), [0xb9, 3, 0, 0, 0, 0x49, 0x75, 0xfd, 0xf4]);
+        assert_eq!(spin(0), [0xf4]);
+    }
 
     #[test]
     fn the_code_is_these_bytes() {

@@ -7,7 +7,7 @@ use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::{DOORBELL_ADDRESS, Exits, MMIO_ADDRESS, PORT, Payload, PayloadError, code};
+use crate::{DOORBELL_ADDRESS, Exits, MMIO_ADDRESS, PORT, PayloadError};
 
 const MEMORY_BYTES: usize = 64 << 10;
 const CODE_AT: u64 = 0x1000;
@@ -16,12 +16,13 @@ fn step(step: &'static str) -> impl Fn(kvm_ioctls::Error) -> PayloadError {
     move |source| PayloadError::Kvm { step, source }
 }
 
-pub(crate) fn run(payload: &Payload) -> Result<Exits, PayloadError> {
+/// Runs machine code until it halts.
+pub(crate) fn run(code: &[u8]) -> Result<Exits, PayloadError> {
     let kvm = Kvm::new().map_err(PayloadError::NoKvm)?;
     let vm = kvm.create_vm().map_err(step("make a virtual machine"))?;
     let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)])?;
     give_memory(&vm, &memory)?;
-    memory.write_slice(&code::assemble(payload), GuestAddress(CODE_AT))?;
+    memory.write_slice(code, GuestAddress(CODE_AT))?;
     let doorbell = EventFd::new(EFD_NONBLOCK).map_err(PayloadError::Event)?;
     // No length and no value to match: the kernel's fast path, which does not decode the instruction.
     vm.register_ioevent(&doorbell, &IoEventAddress::Mmio(u64::from(DOORBELL_ADDRESS)), NoDatamatch)

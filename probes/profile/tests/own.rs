@@ -1,5 +1,7 @@
 //! Profiles and counts of this process, with what the user running the tests is allowed.
 
+#![allow(clippy::print_stderr, reason = "skipped tests say so")]
+
 use std::{
     hint::black_box,
     sync::atomic::{AtomicBool, Ordering},
