@@ -96,6 +96,7 @@ impl Estimate {
             metric: metric.to_owned(),
             case: case.to_owned(),
             baseline: baseline.to_owned(),
+            baseline_metric: None,
             ratio: self.value,
             ci: [self.lo, self.hi],
             level: self.level,

@@ -117,19 +117,44 @@ pub fn comparisons(run: &Run) -> Vec<Comparison<'_>> {
         for relative in run.relative.iter().filter(of_group) {
             let Some(case) = run.case(&relative.case) else { continue };
             let pair = match group.cases.iter().find(|other| other.id == relative.baseline) {
+                Some(_) if relative.baseline_metric.is_some() => case.mode.to_string(),
                 Some(baseline) => format!("{} / {}", case.mode, baseline.mode),
-                None => format!("{} / {}", relative.case, relative.baseline),
+                None => pair_of(case, run.case(&relative.baseline), relative),
             };
             found.push(Comparison {
                 group: group.title.clone(),
                 pair,
-                metric: metric_label(&relative.metric),
+                metric: compared(relative),
                 mode: case.mode,
                 relative,
             });
         }
     }
     found
+}
+
+/// The one parameter in which two cases of the same mode differ, or their ids.
+fn pair_of(case: &Case, baseline: Option<&Case>, relative: &Relative) -> String {
+    let differ = |other: &&Case| {
+        let mut keys = case.params.iter().filter(|(key, value)| other.params.get(*key) != Some(value));
+        match (keys.next(), keys.next()) {
+            (Some((key, value)), None) if case.mode == other.mode => {
+                Some(format!("{}: {} / {}", case.mode, param(key, value), other.params.get(key)?))
+            }
+            _ => None,
+        }
+    };
+    let ids = || format!("{} / {}", relative.case, relative.baseline);
+    baseline.as_ref().and_then(differ).unwrap_or_else(ids)
+}
+
+/// What is compared, for a reader.
+fn compared(relative: &Relative) -> String {
+    let metric = metric_label(&relative.metric);
+    match &relative.baseline_metric {
+        Some(baseline) => format!("{metric} / {}", metric_label(baseline)),
+        None => metric,
+    }
 }
 
 /// A metric's name for a reader.

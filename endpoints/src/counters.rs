@@ -37,6 +37,10 @@ pub struct NetCounters {
     pub dma_faults: u64,
     /// Frames lost because the guest's buffers were too small.
     pub rx_too_small: u64,
+    /// Commands of the control queue that were obeyed.
+    pub commands: u64,
+    /// Commands that were answered with an error.
+    pub commands_refused: u64,
     /// Times a ring was found broken, which stops the device until it is reset.
     pub ring_failures: u64,
     /// Kicks that reached the device.
@@ -44,6 +48,27 @@ pub struct NetCounters {
 }
 
 impl NetCounters {
+    /// With another queue pair's.
+    pub(crate) fn add(self, other: Self) -> Self {
+        Self {
+            tx_frames: self.tx_frames + other.tx_frames,
+            rx_frames: self.rx_frames + other.rx_frames,
+            acks: self.acks + other.acks,
+            tx_payload_bytes: self.tx_payload_bytes + other.tx_payload_bytes,
+            rx_payload_bytes: self.rx_payload_bytes + other.rx_payload_bytes,
+            bytes_verified: self.bytes_verified + other.bytes_verified,
+            crc_mismatches: self.crc_mismatches + other.crc_mismatches,
+            frames_dropped: self.frames_dropped + other.frames_dropped,
+            malformed: self.malformed + other.malformed,
+            dma_faults: self.dma_faults + other.dma_faults,
+            rx_too_small: self.rx_too_small + other.rx_too_small,
+            commands: self.commands + other.commands,
+            commands_refused: self.commands_refused + other.commands_refused,
+            ring_failures: self.ring_failures + other.ring_failures,
+            kicks: self.kicks + other.kicks,
+        }
+    }
+
     /// Frames in both directions.
     pub fn packets(&self) -> u64 {
         self.tx_frames + self.rx_frames

@@ -6,6 +6,7 @@
 
 mod blk;
 mod counters;
+mod crew;
 mod engine;
 pub mod frame;
 mod net;
@@ -17,7 +18,9 @@ mod queues;
 pub use blk::{BlkConfig, BlkCounters, BlkError, Disk, SECTOR_BYTES, VirtioBlk};
 pub use counters::{Corruption, NetCounters};
 pub use engine::{DmaEngine, ENGINE_ID, EngineConfig, EngineCounters, EngineError, MAX_TRANSFER_BYTES};
-pub use net::{BURST_BYTES, BURST_CHAINS, NetConfig, NetError, RX_QUEUE, TX_QUEUE, VirtioNet};
+pub use net::{
+    BURST_BYTES, BURST_CHAINS, MAX_QUEUE_PAIRS, NetConfig, NetError, RX_QUEUE, TX_QUEUE, VirtioNet,
+};
 pub use observe::{Direction, DmaObserver, NoObserver, Stamped};
 pub use peer::{Peer, Received, Reply};
 pub use port::{DirectPort, DirectView, DmaPort};

@@ -9,6 +9,12 @@ pub const TRANSACTIONS: &str = "transactions";
 /// Metric: processor time that the guest side, the device and the endpoint spend on one packet, ns.
 pub const CPU_PER_PACKET: &str = "cpu_per_packet";
 
+/// Metric: payload bytes that the guest's CPUs copy by themselves, by plain `memcpy` from or to the same buffers, bytes/s.
+pub const MEMCPY_THROUGHPUT: &str = "memcpy_throughput";
+
+/// Metric: processor time of one such copy, of as many bytes as a transfer has, ns.
+pub const MEMCPY_CPU_PER_PACKET: &str = "memcpy_cpu_per_packet";
+
 /// Unit of [`THROUGHPUT`].
 pub const BYTES_PER_SECOND: &str = "bytes/s";
 /// Unit of [`TRANSACTIONS`].
@@ -132,7 +138,7 @@ pub const IOTLB_RATES: [IotlbRate; 6] =
 /// The unit of a metric, or of a histogram's mean.
 pub fn unit_of(name: &str) -> &'static str {
     match name {
-        THROUGHPUT => BYTES_PER_SECOND,
+        THROUGHPUT | MEMCPY_THROUGHPUT => BYTES_PER_SECOND,
         TRANSACTIONS => PER_SECOND,
         _ if IOTLB_RATES.iter().any(|rate| rate.per_packet == name) => PER_PACKET,
         _ if IOTLB_RATES.iter().any(|rate| rate.per_second == name) => PER_SECOND,

@@ -208,12 +208,15 @@ impl From<Metric> for MetricJson {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Relative {
-    /// Name of the metric in both cases.
+    /// Name of the metric, in both cases unless `baseline_metric` says otherwise.
     pub metric: String,
     /// Id of the case in the numerator.
     pub case: String,
     /// Id of the case in the denominator.
     pub baseline: String,
+    /// The metric in the denominator where it is another one of the same unit: what plain `memcpy` reaches, say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline_metric: Option<String>,
     /// Geometric mean over the paired slices.
     pub ratio: f64,
     /// Lower and upper end of the ratio's interval.

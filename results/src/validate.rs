@@ -170,14 +170,17 @@ impl Run {
     }
 
     fn validate_relative(&self, at: &str, relative: &Relative) -> Result<(), Invalid> {
-        for (which, id) in [("case", &relative.case), ("baseline", &relative.baseline)] {
+        let baseline_metric = relative.baseline_metric.as_ref().unwrap_or(&relative.metric);
+        for (which, id, metric) in
+            [("case", &relative.case, &relative.metric), ("baseline", &relative.baseline, baseline_metric)]
+        {
             let field = format!("{at}.{which}");
             let case = self.case(id).ok_or_else(|| Invalid::UnknownCase { field, id: id.clone() })?;
-            if !case.metrics.contains_key(&relative.metric) {
+            if !case.metrics.contains_key(metric) {
                 return Err(Invalid::UnknownMetric {
                     field: format!("{at}.metric"),
                     case: id.clone(),
-                    metric: relative.metric.clone(),
+                    metric: metric.clone(),
                 });
             }
         }

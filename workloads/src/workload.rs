@@ -150,6 +150,17 @@ pub enum WorkloadError {
     Broken,
 }
 
+/// What the guest's CPUs copied by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memcpy {
+    /// Bytes, of all CPUs.
+    pub bytes: u64,
+    /// Copies, each of as many bytes as a transfer of the device.
+    pub copies: u64,
+    /// How long it took, in nanoseconds.
+    pub elapsed_ns: u64,
+}
+
 /// A case that is set up; its state persists between slices.
 pub trait Workload {
     /// Runs until `stop`, or until `cancel` is set, then waits for what is in flight.
@@ -161,6 +172,13 @@ pub trait Workload {
 
     /// What was counted since set-up.
     fn counts(&self) -> Counts;
+
+    /// The same work without any device: the guest's CPUs copy from or to the same buffers themselves, until a time of the
+    /// platform's clock. `None` where there is no such thing.
+    fn memcpy(&mut self, until_ns: u64, cancel: &AtomicBool) -> Option<Memcpy> {
+        let _ = (until_ns, cancel);
+        None
+    }
 
     /// Verifies what is left to verify, resets the devices, unmaps everything. Returns all counts, those of set-up and of
     /// this call included: every map has been unmapped.

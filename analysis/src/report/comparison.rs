@@ -39,8 +39,15 @@ fn verdicts(page: &mut Page, comparison: &Comparison) {
         .filter_map(|metric| {
             let (ratio, ci) = (metric.ratio?, metric.ci?);
             let (case, baseline) = (metric.case.clone(), metric.case.clone());
-            let relative =
-                Relative { metric: metric.metric.clone(), case, baseline, ratio, ci, level: metric.level };
+            let relative = Relative {
+                metric: metric.metric.clone(),
+                case,
+                baseline,
+                baseline_metric: None,
+                ratio,
+                ci,
+                level: metric.level,
+            };
             Some((*metric, relative))
         })
         .collect();

@@ -82,7 +82,12 @@ pub(super) fn cards_of(case: &CaseSpec) -> u16 {
     }
 }
 
-/// Builds a case's devices, each around a port.
+/// How many ports each of them needs: one for each worker.
+pub(super) fn ports_of(case: &CaseSpec) -> u16 {
+    if case.test.device() == Device::Nic { case.params.queue_pairs } else { 1 }
+}
+
+/// Builds a case's devices, each around its ports.
 pub(super) struct CardBuilder<'a> {
     /// Of which case.
     pub(super) case: &'a CaseSpec,
@@ -95,25 +100,34 @@ pub(super) struct CardBuilder<'a> {
 }
 
 impl CardBuilder<'_> {
-    /// A device that accesses memory through `port`.
+    /// A device that accesses memory through `ports`, as many as [`ports_of`] says.
     ///
     /// # Errors
     /// When the device cannot be made.
-    pub(super) fn with_port<P: DmaPort + 'static>(&self, port: P) -> Result<Arc<dyn Card>, Box<dyn Error>> {
+    pub(super) fn with_ports<P: DmaPort + 'static>(
+        &self,
+        ports: Vec<P>,
+    ) -> Result<Arc<dyn Card>, Box<dyn Error>> {
         match self.options.fault {
-            Some(fault) => self.with_observer(FaultyPort::new(port, fault)),
-            None => self.with_observer(port),
+            Some(fault) => self.with_observers(ports.into_iter().map(|port| FaultyPort::new(port, fault))),
+            None => self.with_observers(ports.into_iter()),
         }
     }
 
-    fn with_observer<P: DmaPort + 'static>(&self, port: P) -> Result<Arc<dyn Card>, Box<dyn Error>> {
+    fn with_observers<P: DmaPort + 'static>(
+        &self,
+        ports: impl Iterator<Item = P>,
+    ) -> Result<Arc<dyn Card>, Box<dyn Error>> {
         match self.options.time {
-            Time::Wall(clock) => self.build(port, DmaSampler::new(clock, Arc::clone(self.latencies))),
-            Time::Virtual => self.build(port, NoObserver),
+            Time::Wall(clock) => {
+                let sampler = || DmaSampler::new(clock, Arc::clone(self.latencies));
+                self.build(ports.map(|port| (port, sampler())))
+            }
+            Time::Virtual => self.build(ports.map(|port| (port, NoObserver))),
         }
     }
 
-    fn build<P, O>(&self, port: P, observer: O) -> Result<Arc<dyn Card>, Box<dyn Error>>
+    fn build<P, O>(&self, ports: impl Iterator<Item = (P, O)>) -> Result<Arc<dyn Card>, Box<dyn Error>>
     where
         P: DmaPort + 'static,
         O: DmaObserver,
@@ -124,16 +138,16 @@ impl CardBuilder<'_> {
             Device::Nic => {
                 let mtu = Some(params.mtu);
                 let config = NetConfig { mtu, queue_size, access_platform, ..NetConfig::default() };
-                Arc::new(VirtioNet::with_observer(config, self.service, port, observer)?)
+                Arc::new(VirtioNet::with_observers(config, self.service, ports)?)
             }
             Device::Disk => {
                 let config = BlkConfig { queue_size, access_platform, ..BlkConfig::default() };
                 let disk = Disk::ram(u64::from(params.disk_mib) << 20);
-                Arc::new(VirtioBlk::with_observers(config, self.service, &disk, [(port, observer)])?)
+                Arc::new(VirtioBlk::with_observers(config, self.service, &disk, ports)?)
             }
             Device::Engine | Device::None => {
                 let config = EngineConfig { queue_size, access_platform };
-                Arc::new(DmaEngine::with_observer(config, self.service, port, observer)?)
+                Arc::new(DmaEngine::with_observers(config, self.service, ports)?)
             }
         })
     }

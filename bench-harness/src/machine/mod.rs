@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use iommu_results::{Histogram, Param};
-use iommu_workloads::CaseSpec;
+use iommu_workloads::{CaseSpec, workload::Memcpy};
 use thiserror::Error;
 
 mod build;
@@ -41,6 +41,10 @@ pub(crate) struct Slice {
     pub(crate) payload_bytes: u64,
     /// Completed round trips.
     pub(crate) transactions: u64,
+    /// What plain `memcpy` by the guest's CPUs reached beside the load, where the load has such a thing.
+    pub(crate) memcpy: Option<Memcpy>,
+    /// CPU time that took, in nanoseconds.
+    pub(crate) memcpy_cpu_ns: u64,
     /// Exact counts by their name in `run.json`.
     pub(crate) counts: BTreeMap<String, u64>,
     /// Latencies in nanoseconds by their name in `run.json`.

@@ -10,7 +10,9 @@ use std::{
 use iommu_endpoints::DirectPort;
 use iommu_results::{Param, names};
 use iommu_workloads::{
-    Attached, CaseSpec, NullRecorder, Platform, Recorder, Stop, Workload, dma::Counts, workload,
+    Attached, CaseSpec, NullRecorder, Platform, Recorder, Stop, Workload,
+    dma::Counts,
+    workload::{self, Memcpy},
 };
 use virtio_iommu::{
     Counters, Device, device::RequestKind, iotlb::IotlbCounters, memory::GuestRam, spec::EndpointId,
@@ -20,7 +22,7 @@ use virtio_transport::{ServiceMode, VirtioDevice};
 use super::{
     Amount, CaseError, LocalOptions, PreparedCase, Slice, Time,
     build::{bus, chain, guest_memory, iommu_options, iotlb_options},
-    card::{Card, CardBuilder, cards_of},
+    card::{Card, CardBuilder, cards_of, ports_of},
     observer::BatchTimer,
     record::Tape,
 };
@@ -35,6 +37,9 @@ const FIRST_ENDPOINT: u32 = 8;
 const IDLE_ENDPOINT: EndpointId = EndpointId(7);
 /// How long the driver waits for a device before it gives up.
 const WATCHDOG: Duration = Duration::from_secs(10);
+/// Plain copies take this part of a slice at its start, and again at its end.
+const MEMCPY_SHARE: u32 = 6;
+
 /// A case that can run slices.
 pub(super) struct Stack {
     case: CaseSpec,
@@ -98,13 +103,20 @@ impl Stack {
             let card = match &iommu {
                 Some(device) => {
                     device.add_emulated_endpoint(endpoint)?;
-                    let port = device.endpoint_port(endpoint)?;
+                    let ports = (0..ports_of(case)).map(|_| device.endpoint_port(endpoint));
+                    let ports = ports.collect::<Result<Vec<_>, _>>()?;
                     match tape {
-                        Some(tape) => builder.with_port(tape.port(endpoint, port))?,
-                        None => builder.with_port(port)?,
+                        Some(tape) => {
+                            let recording = ports.into_iter().map(|port| tape.port(endpoint, port));
+                            builder.with_ports(recording.collect())?
+                        }
+                        None => builder.with_ports(ports)?,
                     }
                 }
-                None => builder.with_port(DirectPort::new(ram.clone()))?,
+                None => {
+                    let ports = (0..ports_of(case)).map(|_| DirectPort::new(ram.clone()));
+                    builder.with_ports(ports.collect())?
+                }
             };
             let bus = bus(Arc::clone(&card) as Arc<dyn VirtioDevice>);
             devices.push(Attached { bus, endpoint });
@@ -142,6 +154,14 @@ impl Stack {
 }
 
 impl Stack {
+    /// Plain copies for a share of a slice, where the load has such a thing and time passes: once before the load and
+    /// once after it, so that a drift of the machine's speed cancels.
+    fn memcpy(&mut self, amount: Amount) -> Option<Memcpy> {
+        let (Amount::For(time), Some(now_ns)) = (amount, self.time.wall_ns()) else { return None };
+        let share_ns = (time / MEMCPY_SHARE).as_nanos() as u64;
+        self.load.memcpy(now_ns.saturating_add(share_ns), &AtomicBool::new(false))
+    }
+
     fn error(&self, cause: impl Into<String>) -> CaseError {
         CaseError { case: self.case.id.clone(), cause: cause.into() }
     }
@@ -183,6 +203,13 @@ impl PreparedCase for Stack {
     }
 
     fn run_slice(&mut self, amount: Amount) -> Result<Slice, CaseError> {
+        let (whole, copied_from) = (amount, process_cpu_ns());
+        let before = self.memcpy(amount);
+        let copied_ns = process_cpu_ns().saturating_sub(copied_from);
+        let amount = match (amount, before) {
+            (Amount::For(time), Some(_)) => Amount::For(time - 2 * (time / MEMCPY_SHARE)),
+            (amount, _) => amount,
+        };
         let start_ns = self.time.wall_ns();
         let stop = match (amount, start_ns) {
             (Amount::For(time), Some(now)) => {
@@ -201,7 +228,15 @@ impl PreparedCase for Stack {
         let stats = outcome.map_err(|error| self.error(chain(&error)))?;
         let timed = start_ns.is_some();
         let Taken { histograms, means_ns } = self.latencies.take();
+        let copied_from = process_cpu_ns();
+        let after = self.memcpy(whole);
         Ok(Slice {
+            memcpy_cpu_ns: copied_ns + process_cpu_ns().saturating_sub(copied_from),
+            memcpy: before.zip(after).map(|(before, after)| Memcpy {
+                bytes: before.bytes + after.bytes,
+                copies: before.copies + after.copies,
+                elapsed_ns: before.elapsed_ns + after.elapsed_ns,
+            }),
             elapsed_ns: timed.then_some(stats.elapsed_ns),
             cpu_ns: timed.then_some(cpu_ns),
             packets: stats.counts.packets,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use iommu_analysis::stats::{self, LEVEL};
 use iommu_results::{
     Case, CaseSeries, EndpointKind, Environment, Histograms, Machine, Metric, MetricSeries, Mode, Param,
-    ProbeSkipped, Probes, Relative, Run, SCHEMA, SERIES_SCHEMA, Series, SliceValue, Timestamp,
+    ProbeSkipped, Probes, Run, SCHEMA, SERIES_SCHEMA, Series, SliceValue, Timestamp,
     artefacts::{Artefact as _, Artefacts, CaseHeat, Heat},
     names, revision,
 };
@@ -15,6 +15,7 @@ use super::{
     churn,
     collect::Gathered,
     listen::{End, Outcome},
+    relatives,
     request::Request,
     sweep,
 };
@@ -56,7 +57,7 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
     if facts.probes == cli::Probes::On {
         warnings.push("--probes on: this build has no kernel probes, so none are attached".to_owned());
     }
-    let relative = relatives(specs, &outcome.gathered, scenario.seed);
+    let relative = relatives::of(specs, &outcome.gathered, scenario.seed);
     let mut histograms = Histograms::new();
     let artefacts = Artefacts {
         series: Some(series(&facts.run_id, specs, &outcome.gathered)),
@@ -162,12 +163,20 @@ pub(super) fn param(value: &Value) -> Param {
 }
 
 /// What a test is measured by: name and unit.
-fn metrics_of(test: Test) -> impl Iterator<Item = (&'static str, &'static str)> {
+pub(super) fn metrics_of(test: Test) -> impl Iterator<Item = (&'static str, &'static str)> {
     let main = match test {
         test if test.transacts() => (names::TRANSACTIONS, names::PER_SECOND),
         _ => (names::THROUGHPUT, names::BYTES_PER_SECOND),
     };
-    [main, (names::CPU_PER_PACKET, names::NANOSECONDS)].into_iter()
+    let memcpy: &[(&str, &str)] = if test == Test::DmaThroughput {
+        &[
+            (names::MEMCPY_THROUGHPUT, names::BYTES_PER_SECOND),
+            (names::MEMCPY_CPU_PER_PACKET, names::NANOSECONDS),
+        ]
+    } else {
+        &[]
+    };
+    [main, (names::CPU_PER_PACKET, names::NANOSECONDS)].into_iter().chain(memcpy.iter().copied())
 }
 
 /// Rates of the modelled IOTLB, where there is one.
@@ -192,36 +201,6 @@ fn metric(series: Option<&Vec<SliceValue>>, unit: &str, exact: bool, seed: u64) 
     stats::metric(&samples, unit, LEVEL, seed)
 }
 
-/// Every case against the one that differs from it in nothing but the mode, which is `off` where there is one and the
-/// scenario's first mode elsewhere. A comparison without enough slices is left out.
-fn relatives(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Relative> {
-    let mut found = Vec::new();
-    for (at, spec) in specs.iter().enumerate() {
-        let group = || specs.iter().enumerate().filter(|(_, other)| other.group() == spec.group());
-        let off = group().find(|(_, other)| other.mode == iommu_workloads::Mode::Off);
-        let Some((baseline_at, baseline)) = off.or_else(|| group().next()) else { continue };
-        if baseline_at == at {
-            continue;
-        }
-        for (name, _) in metrics_of(spec.test) {
-            let (case, base) = paired(&gathered[at], &gathered[baseline_at], name);
-            if let Ok(estimate) = stats::paired_ratio(&case, &base, LEVEL, seed) {
-                found.push(estimate.to_relative(name, &spec.id, &baseline.id));
-            }
-        }
-    }
-    found
-}
-
-/// The values of both cases in the rounds that both completed.
-fn paired(case: &Gathered, baseline: &Gathered, name: &str) -> (Vec<f64>, Vec<f64>) {
-    let by_round = |gathered: &Gathered| -> BTreeMap<u32, f64> {
-        gathered.series.get(name).into_iter().flatten().map(|slice| (slice.round, slice.value)).collect()
-    };
-    let baseline = by_round(baseline);
-    by_round(case).into_iter().filter_map(|(round, value)| Some((value, *baseline.get(&round)?))).unzip()
-}
-
 fn no_probes(asked: cli::Probes) -> Probes {
     let reason = match asked {
         cli::Probes::Off => "switched off with --probes off",
@@ -232,39 +211,5 @@ fn no_probes(asked: cli::Probes) -> Probes {
         skipped: vec![ProbeSkipped { name: "kernel".to_owned(), reason: reason.to_owned() }],
         more: BTreeMap::from([("overhead_reason".to_owned(), overhead)]),
         ..Probes::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gathered(values: &[(u32, f64)]) -> Gathered {
-        let slices = values.iter().map(|&(round, value)| SliceValue { round, at_ns: 0, value }).collect();
-        Gathered { series: BTreeMap::from([(names::THROUGHPUT.to_owned(), slices)]), ..Gathered::default() }
-    }
-
-    #[test]
-    fn only_rounds_that_both_completed_are_paired() {
-        let case = gathered(&[(0, 1.0), (1, 2.0), (2, 3.0)]);
-        let baseline = gathered(&[(2, 30.0), (0, 10.0)]);
-        assert_eq!(paired(&case, &baseline, names::THROUGHPUT), (vec![1.0, 3.0], vec![10.0, 30.0]));
-        assert_eq!(paired(&case, &baseline, names::TRANSACTIONS), (vec![], vec![]));
-    }
-
-    #[test]
-    fn a_ratio_is_case_over_baseline_off() {
-        let specs = iommu_workloads::Scenario::built_in("netperf-strict").unwrap().expand().unwrap();
-        let all: Vec<Gathered> = specs
-            .iter()
-            .map(|spec| {
-                let value = if spec.mode == iommu_workloads::Mode::Off { 100.0 } else { 50.0 };
-                gathered(&(0..8).map(|round| (round, value)).collect::<Vec<_>>())
-            })
-            .collect();
-        let found = relatives(&specs, &all, 1);
-        assert_eq!(found.len(), 1, "only the stream has a throughput");
-        assert!((found[0].ratio - 0.5).abs() < 1e-12);
-        assert!(found[0].baseline.contains("/off/") && found[0].case.contains("/strict/"));
     }
 }

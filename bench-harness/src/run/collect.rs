@@ -56,13 +56,21 @@ impl Gathered {
 
 /// A slice's metrics, as far as it has them.
 fn rates(slice: &Slice) -> impl Iterator<Item = (&'static str, f64)> {
-    use iommu_results::names::{CPU_PER_PACKET, IOTLB_RATES, THROUGHPUT, TRANSACTIONS};
+    use iommu_results::names::{
+        CPU_PER_PACKET, IOTLB_RATES, MEMCPY_CPU_PER_PACKET, MEMCPY_THROUGHPUT, THROUGHPUT, TRANSACTIONS,
+    };
     let per_second = |n: u64| {
         let elapsed_ns = slice.elapsed_ns.filter(|ns| *ns > 0 && n > 0)?;
         Some(n as f64 * 1e9 / elapsed_ns as f64)
     };
     let cpu = slice.cpu_ns.filter(|_| slice.packets > 0).map(|ns| ns as f64 / slice.packets as f64);
+    let memcpy = slice.memcpy.filter(|memcpy| memcpy.bytes > 0 && memcpy.elapsed_ns > 0);
+    let copy_cpu = memcpy.filter(|memcpy| memcpy.copies > 0);
+    let copy_cpu = copy_cpu.map(|memcpy| slice.memcpy_cpu_ns as f64 / memcpy.copies as f64);
+    let memcpy = memcpy.map(|memcpy| memcpy.bytes as f64 * 1e9 / memcpy.elapsed_ns as f64);
     let found = [
+        (MEMCPY_THROUGHPUT, memcpy),
+        (MEMCPY_CPU_PER_PACKET, copy_cpu),
         (THROUGHPUT, per_second(slice.payload_bytes)),
         (TRANSACTIONS, per_second(slice.transactions)),
         (CPU_PER_PACKET, cpu),

@@ -22,6 +22,7 @@ mod assemble;
 mod churn;
 mod collect;
 mod listen;
+mod relatives;
 mod request;
 mod sweep;
 mod worker;

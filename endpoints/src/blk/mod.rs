@@ -14,7 +14,8 @@ use virtio_transport::{ActivateError, Activation, Interrupt, ServiceError, Servi
 
 use crate::{
     DmaObserver, DmaPort, NoObserver,
-    queues::{ACCESS_PLATFORM, Queues, VERSION_1, is_queue_size, read_space},
+    crew::{ACCESS_PLATFORM, VERSION_1, is_queue_size, read_space},
+    queues::Queues,
 };
 
 mod disk;

@@ -19,7 +19,8 @@ use virtio_transport::{ActivateError, Activation, Interrupt, ServiceError, Servi
 
 use crate::{
     Direction, DmaObserver, DmaPort, NoObserver,
-    queues::{ACCESS_PLATFORM, Handler, Queues, Served, VERSION_1, is_queue_size, read_space},
+    crew::{ACCESS_PLATFORM, VERSION_1, is_queue_size, read_space},
+    queues::{Handler, Queues, Served},
 };
 
 #[cfg(test)]
@@ -81,7 +82,21 @@ pub struct EngineCounters {
     pub kicks: u64,
 }
 
-/// A DMA engine with one queue.
+impl EngineCounters {
+    fn add(self, other: Self) -> Self {
+        Self {
+            transfers: self.transfers + other.transfers,
+            read_bytes: self.read_bytes + other.read_bytes,
+            written_bytes: self.written_bytes + other.written_bytes,
+            malformed: self.malformed + other.malformed,
+            dma_faults: self.dma_faults + other.dma_faults,
+            ring_failures: self.ring_failures + other.ring_failures,
+            kicks: self.kicks + other.kicks,
+        }
+    }
+}
+
+/// A DMA engine with a queue for each port.
 pub struct DmaEngine<P: DmaPort + 'static, O: DmaObserver = NoObserver> {
     config: EngineConfig,
     queues: Queues<P, O, Copier>,
@@ -93,33 +108,33 @@ impl<P: DmaPort + 'static> DmaEngine<P> {
     /// # Errors
     /// When the queue size is none, or the service cannot be set up.
     pub fn new(config: EngineConfig, mode: ServiceMode, port: P) -> Result<Self, EngineError> {
-        Self::with_observer(config, mode, port, NoObserver)
+        Self::with_observers(config, mode, [(port, NoObserver)])
     }
 }
 
 impl<P: DmaPort + 'static, O: DmaObserver> DmaEngine<P, O> {
-    /// As [`new`](DmaEngine::new), with an observer of DMA latencies.
+    /// As [`new`](DmaEngine::new), with as many queues as there are ports, each with an observer of DMA latencies.
     ///
     /// # Errors
     /// As [`new`](DmaEngine::new).
-    pub fn with_observer(
+    pub fn with_observers(
         config: EngineConfig,
         mode: ServiceMode,
-        port: P,
-        observer: O,
+        ports: impl IntoIterator<Item = (P, O)>,
     ) -> Result<Self, EngineError> {
         let size = config.queue_size;
         if !is_queue_size(size) {
             return Err(EngineError::QueueSize { size });
         }
-        let queues = Queues::new(NAME, size, mode, [(port, observer, Copier::new())])?;
+        let lanes = ports.into_iter().map(|(port, observer)| (port, observer, Copier::new()));
+        let queues = Queues::new(NAME, size, mode, lanes)?;
         Ok(Self { config, queues })
     }
 
     /// What was counted since creation.
     pub fn counters(&self) -> EngineCounters {
-        let mut all = self.queues.counters();
-        all.next().map(|(counters, kicks)| EngineCounters { kicks, ..counters }).unwrap_or_default()
+        let each = self.queues.counters().map(|(counters, kicks)| EngineCounters { kicks, ..counters });
+        each.fold(EngineCounters::default(), EngineCounters::add)
     }
 
     /// What the worker panicked with, if it did since the last activation.

@@ -108,7 +108,7 @@ fn an_observer_sees_each_direction() {
         move |direction, bytes, ticks| sink.lock().unwrap().push((direction, bytes, ticks)),
     );
     let config = EngineConfig::default();
-    let engine = DmaEngine::with_observer(config, ServiceMode::Inline, guest.port(), observer).unwrap();
+    let engine = DmaEngine::with_observers(config, ServiceMode::Inline, [(guest.port(), observer)]).unwrap();
     guest.start(&engine);
     guest.submit(&engine, 0, &[(BUFFERS, 64, false), (BUFFERS, 32, true)]);
     assert_eq!(*seen.lock().unwrap(), [(Direction::FromGuest, 64, 0), (Direction::ToGuest, 32, 0)]);

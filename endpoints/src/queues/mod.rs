@@ -1,29 +1,17 @@
-//! A virtio device whose queues all do the same: each has its own way to memory, its own service, its own counters.
+//! A virtio device whose queues all do the same: each is a lane of its own.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
-use virtio_bindings::virtio_config::{VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1};
-use virtio_iommu::{
-    dma::DmaMemory,
-    queue::{Chain, MAX_QUEUE_SIZE},
-};
-use virtio_transport::{
-    ActivateError, Activation, Interrupt, Progress, QueueWorker, Service, ServiceError, ServiceMode,
-};
+use virtio_iommu::{dma::DmaMemory, queue::Chain};
+use virtio_transport::{ActivateError, Activation, Interrupt, ServiceError, ServiceMode};
 
-use crate::{DmaObserver, DmaPort};
+use crate::{DmaObserver, DmaPort, crew::Crew};
 
 mod lane;
 #[cfg(test)]
 pub(crate) mod rig;
 
-use lane::Lane;
-
-pub(crate) const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
-pub(crate) const ACCESS_PLATFORM: u64 = 1 << VIRTIO_F_ACCESS_PLATFORM;
+use lane::QueueLane;
 
 /// What became of a chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,31 +40,10 @@ pub(crate) trait Handler: Send + 'static {
     fn ring_failed(counters: &mut Self::Counters);
 }
 
-/// What device and worker of one queue share.
-struct Status<C> {
-    counters: Mutex<C>,
-    broken: AtomicBool,
-}
-
-/// Here between reset and activation; with the worker while it serves.
-type Home<P, O, H> = Arc<Mutex<Option<Lane<P, O, H>>>>;
-
-struct Slot<P, O, H: Handler> {
-    service: Service,
-    home: Home<P, O, H>,
-    status: Arc<Status<H::Counters>>,
-}
-
 /// The queues of a device.
-pub(crate) struct Queues<P, O, H: Handler> {
-    name: &'static str,
+pub(crate) struct Queues<P: DmaPort + 'static, O: DmaObserver, H: Handler> {
     sizes: Vec<u16>,
-    slots: Vec<Slot<P, O, H>>,
-}
-
-/// Whether a queue can have that many descriptors (virtio 2.7).
-pub(crate) fn is_queue_size(size: u16) -> bool {
-    size.is_power_of_two() && size <= MAX_QUEUE_SIZE
+    crew: Crew<QueueLane<P, O, H>>,
 }
 
 impl<P: DmaPort + 'static, O: DmaObserver, H: Handler> Queues<P, O, H> {
@@ -90,15 +57,10 @@ impl<P: DmaPort + 'static, O: DmaObserver, H: Handler> Queues<P, O, H> {
         mode: ServiceMode,
         lanes: impl IntoIterator<Item = (P, O, H)>,
     ) -> Result<Self, ServiceError> {
-        let mut slots = Vec::new();
-        for (index, (port, observer, handler)) in (0..).zip(lanes) {
-            let status = Status { counters: Mutex::default(), broken: AtomicBool::new(false) };
-            let status = Arc::new(status);
-            let lane = Lane::new(index, port, observer, handler, Arc::clone(&status));
-            let service = Service::new(name, mode)?;
-            slots.push(Slot { service, home: Arc::new(Mutex::new(Some(lane))), status });
-        }
-        Ok(Self { name, sizes: vec![size; slots.len()], slots })
+        let crew = Crew::new(name, mode, lanes, |(port, observer, handler), index, status| {
+            QueueLane::new(index, port, observer, handler, status)
+        })?;
+        Ok(Self { sizes: vec![size; crew.len()], crew })
     }
 
     pub(crate) fn sizes(&self) -> &[u16] {
@@ -107,31 +69,26 @@ impl<P: DmaPort + 'static, O: DmaObserver, H: Handler> Queues<P, O, H> {
 
     /// Each queue's counters and kicks.
     pub(crate) fn counters(&self) -> impl Iterator<Item = (H::Counters, u64)> {
-        self.slots.iter().map(|slot| (*lock(&slot.status.counters), slot.service.kicks()))
+        self.crew.counters()
     }
 
     /// What a worker panicked with, if one did since the last activation.
     pub(crate) fn failed(&self) -> Option<String> {
-        self.slots.iter().find_map(|slot| slot.service.failed())
+        self.crew.failed()
     }
 
     pub(crate) fn needs_reset(&self) -> bool {
-        let broken = |slot: &Slot<P, O, H>| slot.status.broken.load(Ordering::Acquire);
-        self.slots.iter().any(broken) || self.failed().is_some()
+        self.crew.needs_reset()
     }
 
     #[inline]
     pub(crate) fn notify(&self, index: u16) {
-        if let Some(slot) = self.slots.get(usize::from(index)) {
-            slot.service.notify();
-        }
+        self.crew.notify(index);
     }
 
-    /// When it returns, no queue is touched any more and every lane is home.
+    /// When it returns, no queue is touched any more.
     pub(crate) fn reset(&self) {
-        for slot in &self.slots {
-            slot.service.stop();
-        }
+        self.crew.reset();
     }
 
     /// Serves the queues the driver set up; those it left out are not served.
@@ -143,71 +100,6 @@ impl<P: DmaPort + 'static, O: DmaObserver, H: Handler> Queues<P, O, H> {
         activation: &Activation,
         interrupt: &Arc<dyn Interrupt>,
     ) -> Result<(), ActivateError> {
-        for slot in &self.slots {
-            let started = self.start(slot, activation, interrupt);
-            if started.is_err() {
-                self.reset();
-                return started;
-            }
-        }
-        Ok(())
+        self.crew.activate(activation, interrupt)
     }
-
-    fn start(
-        &self,
-        slot: &Slot<P, O, H>,
-        activation: &Activation,
-        interrupt: &Arc<dyn Interrupt>,
-    ) -> Result<(), ActivateError> {
-        let refuse = |reason: String| ActivateError { device: self.name, reason };
-        let mut lane = lock(&slot.home).take().ok_or_else(|| refuse("it is active already".to_owned()))?;
-        slot.status.broken.store(false, Ordering::Release);
-        let prepared = lane.prepare(activation, Arc::clone(interrupt));
-        // From here on the lane finds its way home when the worker goes.
-        let worker = Worker { lane: Some(lane), home: Arc::clone(&slot.home) };
-        prepared.map_err(|error| refuse(error.to_string()))?;
-        let started = slot.service.start(Box::new(worker), Arc::clone(interrupt));
-        started.map_err(|error| refuse(error.to_string()))
-    }
-}
-
-struct Worker<P: DmaPort, O: DmaObserver, H: Handler> {
-    lane: Option<Lane<P, O, H>>,
-    home: Home<P, O, H>,
-}
-
-impl<P: DmaPort, O: DmaObserver, H: Handler> QueueWorker for Worker<P, O, H> {
-    #[inline]
-    fn run(&mut self) -> Progress {
-        self.lane.as_mut().map_or(Progress::Idle, Lane::run)
-    }
-
-    fn suppress_kicks(&mut self, on: bool) {
-        if let Some(lane) = &mut self.lane {
-            lane.suppress_kicks(on);
-        }
-    }
-}
-
-impl<P: DmaPort, O: DmaObserver, H: Handler> Drop for Worker<P, O, H> {
-    fn drop(&mut self) {
-        if let Some(mut lane) = self.lane.take() {
-            lane.disconnect();
-            *lock(&self.home) = Some(lane);
-        }
-    }
-}
-
-/// Copies as much of `space` as lies at `offset` into `data`; the rest reads as zero.
-pub(crate) fn read_space(space: &[u8], offset: u64, data: &mut [u8]) {
-    data.fill(0);
-    let rest = usize::try_from(offset).ok().and_then(|offset| space.get(offset..)).unwrap_or(&[]);
-    for (byte, value) in data.iter_mut().zip(rest) {
-        *byte = *value;
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Values are replaced whole, so a panic elsewhere leaves nothing half done.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -61,6 +61,7 @@ pub(crate) fn sample(run_id: &str) -> Run {
             metric: "throughput".to_owned(),
             case: "tcp_stream/strict".to_owned(),
             baseline: "tcp_stream/off".to_owned(),
+            baseline_metric: None,
             ratio: 0.5,
             ci: [0.4, 0.6],
             level: 0.99,

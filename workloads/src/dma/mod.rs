@@ -149,6 +149,8 @@ struct Domain {
     cpu: usize,
     endpoint: EndpointId,
     id: DomainId,
+    /// Whether it attached the device, and so detaches it.
+    attached: bool,
     page_sizes: u64,
     /// `None` in a bypass domain.
     translated: Option<Translated>,
@@ -178,6 +180,33 @@ impl Dma {
         let every = recorder.sample_every();
         let (maps, unmaps) = (Sampler::new(every), Sampler::new(every));
         Ok(Self { mode: settings.mode, domain, clock, recorder, maps, unmaps, counts: Counts::default() })
+    }
+
+    /// The DMA API of the same device on another CPU of the guest: with a cache of addresses, a queue of held back unmaps and
+    /// counts of its own. It does not detach the device: it is shut down before the one it comes from.
+    pub fn sibling(&self, settings: DmaSettings, cpu: usize) -> Self {
+        let domain = self.domain.as_ref().map(|domain| Domain {
+            iommu: Arc::clone(&domain.iommu),
+            cpu,
+            attached: false,
+            translated: domain.translated.as_ref().map(|translated| Translated {
+                iovas: translated.iovas.another(),
+                flush: FlushQueue::new(settings.flush_entries, settings.flush_ns),
+            }),
+            endpoint: domain.endpoint,
+            id: domain.id,
+            page_sizes: domain.page_sizes,
+        });
+        let every = self.recorder.sample_every();
+        Self {
+            mode: self.mode,
+            domain,
+            clock: Arc::clone(&self.clock),
+            recorder: Arc::clone(&self.recorder),
+            maps: Sampler::new(every),
+            unmaps: Sampler::new(every),
+            counts: Counts::default(),
+        }
     }
 
     /// The mode.
@@ -279,7 +308,7 @@ impl Dma {
         self.domain.as_mut().map_or(Ok(()), |domain| domain.flush(&mut self.counts))
     }
 
-    /// Flushes what is held back and detaches the device; returns the final counts. Whoever has mappings unmaps them
+    /// Flushes what is held back and detaches the device, unless it is a [sibling](Self::sibling); returns the final counts. Whoever has mappings unmaps them
     /// first.
     ///
     /// # Errors
@@ -287,7 +316,9 @@ impl Dma {
     pub fn shutdown(&mut self) -> Result<Counts, DmaError> {
         if let Some(domain) = &mut self.domain {
             domain.flush(&mut self.counts)?;
-            domain.iommu.detach(domain.endpoint, domain.id)?;
+            if domain.attached {
+                domain.iommu.detach(domain.endpoint, domain.id)?;
+            }
         }
         let counts = self.counts();
         self.domain = None;
@@ -320,7 +351,15 @@ impl Domain {
             None
         };
         let page_sizes = iommu.config().page_size_mask;
-        Ok(Self { iommu, cpu: settings.domain as usize, endpoint, id, page_sizes, translated })
+        Ok(Self {
+            iommu,
+            cpu: settings.domain as usize,
+            endpoint,
+            id,
+            attached: true,
+            page_sizes,
+            translated,
+        })
     }
 
     #[inline]

@@ -18,9 +18,9 @@ use crate::{
     iommu::IommuDriver,
     netperf::{SliceStats, Stop},
     pages::PageAllocator,
-    scenario::{CaseSpec, Pattern},
+    scenario::{CaseSpec, Pattern, Test},
     storm::Storm,
-    workload::{Platform, Workload, WorkloadError, dma_settings, share, with_iommu},
+    workload::{Memcpy, Platform, Workload, WorkloadError, dma_settings, share, with_iommu},
 };
 pub(crate) use lane::CHECK_EVERY;
 use lane::Lane;
@@ -30,6 +30,7 @@ pub const ENGINE_ID: u32 = 65535;
 
 /// A case of either test.
 pub struct Engines {
+    test: Test,
     lanes: Vec<Lane>,
     neighbour: Option<Storm>,
     iommu: Option<Arc<IommuDriver>>,
@@ -67,6 +68,7 @@ impl Engines {
             _ => None,
         };
         let mut engines = Self {
+            test: case.test,
             lanes,
             neighbour,
             iommu,
@@ -90,6 +92,19 @@ impl Engines {
             counts += Counts { dma_maps, dma_unmaps, invalidations, flushes_full, ..Counts::default() };
         }
         with_iommu(counts, self.iommu.as_ref())
+    }
+
+    /// Plain copies on the CPUs that drive the engines, each as [`drive`](Self::drive) has it.
+    fn copy(&mut self, until_ns: u64, cancel: &AtomicBool) -> u64 {
+        thread::scope(|scope| {
+            let mut lanes = self.lanes.iter_mut();
+            let first = lanes.next();
+            let others: Vec<_> =
+                lanes.map(|lane| scope.spawn(move || lane.memcpy(until_ns, cancel))).collect();
+            let own = first.map_or(0, |lane| lane.memcpy(until_ns, cancel));
+            // A copy that panics is out of bounds, which the slice that follows reports as broken.
+            own + others.into_iter().map(|other| other.join().unwrap_or(0)).sum::<u64>()
+        })
     }
 
     /// One thread for each lane but the first, which runs here.
@@ -141,6 +156,16 @@ impl Workload for Engines {
 
     fn counts(&self) -> Counts {
         self.total() - self.baseline
+    }
+
+    fn memcpy(&mut self, until_ns: u64, cancel: &AtomicBool) -> Option<Memcpy> {
+        if self.test != Test::DmaThroughput {
+            return None;
+        }
+        let start_ns = self.clock.now_ns();
+        let copies = self.copy(until_ns, cancel);
+        let bytes = copies * self.lanes.first().map_or(0, Lane::transfer_bytes);
+        Some(Memcpy { bytes, copies, elapsed_ns: self.clock.now_ns().saturating_sub(start_ns) })
     }
 
     fn shutdown(mut self: Box<Self>) -> Result<Counts, WorkloadError> {

@@ -100,6 +100,11 @@ fn class_of(pages: u64) -> Option<usize> {
 }
 
 impl IovaCpu {
+    /// Another CPU's handle of the same address space.
+    pub fn another(&self) -> Self {
+        self.space.cpu()
+    }
+
     /// Allocates at least `bytes`, aligned to that rounded up to a power of two pages; returns the first address.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A virtio-net driver that polls, on one CPU, with one receive and one transmit queue.
+//! A virtio-net driver that polls: for each queue pair one CPU, which uses no other's queues.
 //!
 //! The rings are mapped once, as coherent memory. A packet to transmit is one linear buffer with `virtio_net_hdr_v1`
 //! and the frame's header, mapped by itself, and its payload in pieces of at most
@@ -13,12 +13,13 @@ use virtio_bindings::{
     virtio_config::VIRTIO_F_ACCESS_PLATFORM,
     virtio_ids::VIRTIO_ID_NET,
     virtio_net::{
-        VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_HOST_TSO4,
-        VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF,
+        VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4,
+        VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF,
     },
 };
 use virtio_iommu_spec::Gpa;
 
+mod control;
 mod receive;
 mod transmit;
 
@@ -26,25 +27,27 @@ pub use transmit::{MAX_FRAGS, Slot};
 
 use crate::{
     bus::Bus,
-    dma::{Counts, Direction, Dma, DmaError, Mapping},
+    dma::{Counts, Direction, Dma, DmaError, DmaSettings, Mapping},
     frame::{Header, LINEAR_BYTES},
     mmio::{MmioDevice, MmioError, QueueAddresses},
     pages::{PageAllocator, PagesError},
     ring::{RingError, SplitRing},
     scenario::Params,
 };
+use control::Control;
 use receive::Receiver;
 use transmit::Transmitter;
 
-/// Index of the receive queue.
+/// Index of the first pair's receive queue.
 pub const RX_QUEUE: u16 = 0;
-/// Index of the transmit queue.
+/// Index of the first pair's transmit queue.
 pub const TX_QUEUE: u16 = 1;
 
 const ACCESS_PLATFORM: u64 = 1 << VIRTIO_F_ACCESS_PLATFORM;
 const MAC: u64 = 1 << VIRTIO_NET_F_MAC;
 const MERGEABLE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
 const SEND_LARGE: u64 = 1 << VIRTIO_NET_F_CSUM | 1 << VIRTIO_NET_F_HOST_TSO4;
+const MULTI_QUEUE: u64 = 1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ;
 const RECEIVE_LARGE: u64 = 1 << VIRTIO_NET_F_GUEST_CSUM | 1 << VIRTIO_NET_F_GUEST_TSO4;
 
 /// The driver cannot go on.
@@ -62,6 +65,22 @@ pub enum NetError {
     /// The DMA API.
     #[error(transparent)]
     Dma(#[from] DmaError),
+    /// The NIC has fewer queue pairs.
+    #[error("{wanted} queue pairs are wanted, the NIC says it has {offered}")]
+    QueuePairs {
+        /// How many are wanted.
+        wanted: u16,
+        /// `max_virtqueue_pairs` of the configuration.
+        offered: u16,
+    },
+    /// The NIC does not do what the control queue says.
+    #[error("the NIC answers {status} when {pairs} queue pairs are to be used")]
+    Command {
+        /// How many.
+        pairs: u16,
+        /// The status byte; 255 when it did not answer in time.
+        status: u8,
+    },
     /// A payload of more pieces than the driver has room for.
     #[error("a payload of {payload} bytes in pieces of {frag} is more than {MAX_FRAGS} pieces")]
     Pieces {
@@ -111,6 +130,8 @@ pub enum NetError {
 /// How the driver is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct NetSettings {
+    /// Queue pairs; with more than one the NIC must have MQ.
+    pub queue_pairs: u16,
     /// Descriptors of each ring.
     pub ring_size: u16,
     /// Receive buffers posted; at most `ring_size`.
@@ -133,6 +154,7 @@ impl NetSettings {
     /// The settings of a case.
     pub fn new(params: &Params, max_payload: u32, watchdog: Duration) -> Self {
         Self {
+            queue_pairs: params.queue_pairs,
             ring_size: params.ring_size,
             rx_buffers: params.rx_buffers,
             rx_buffer_bytes: params.rx_buffer_bytes,
@@ -145,9 +167,13 @@ impl NetSettings {
     }
 }
 
-/// The driver.
+/// The driver of one queue pair.
 pub struct NetDriver {
-    device: MmioDevice,
+    device: Arc<MmioDevice>,
+    /// Number of the pair.
+    pair: u16,
+    /// With the first pair, where there are several.
+    control: Option<Control>,
     dma: Dma,
     transmitter: Transmitter,
     receiver: Receiver,
@@ -156,30 +182,58 @@ pub struct NetDriver {
 }
 
 impl NetDriver {
-    /// Finds the NIC, negotiates, maps the rings, goes live and posts the receive buffers.
+    /// Finds the NIC, negotiates, maps the rings, goes live and posts the receive buffers. Returns a driver for each queue
+    /// pair, each with a DMA API of its own that `dma_settings` describe.
     ///
     /// # Errors
-    /// When the NIC is not there or lacks a feature the mode or the sizes need, or memory is exhausted.
+    /// When the NIC is not there or lacks a feature the mode or the sizes need, or queue pairs, or memory is exhausted.
     pub fn probe(
         bus: Arc<dyn Bus>,
         pages: &PageAllocator,
         mut dma: Dma,
+        dma_settings: DmaSettings,
         settings: &NetSettings,
-    ) -> Result<Self, NetError> {
-        let device = MmioDevice::probe(bus, VIRTIO_ID_NET)?;
+    ) -> Result<Vec<Self>, NetError> {
+        let device = Arc::new(MmioDevice::probe(bus, VIRTIO_ID_NET)?);
         device.negotiate(
             required(&dma, settings),
             ACCESS_PLATFORM | MAC | MERGEABLE | SEND_LARGE | RECEIVE_LARGE,
         )?;
         let mac = device.config::<6>()?;
-        let receive = MappedRing::new(&device, pages, &mut dma, RX_QUEUE, settings.ring_size)?;
-        let transmit = MappedRing::new(&device, pages, &mut dma, TX_QUEUE, settings.ring_size)?;
-        let transmitter = Transmitter::new(pages, transmit, settings)?;
-        let receiver = Receiver::new(pages, receive, settings)?;
+        let wanted = settings.queue_pairs;
+        let mut control = None;
+        if wanted > 1 {
+            let [.., low, high] = device.config::<10>()?;
+            let offered = u16::from_le_bytes([low, high]);
+            // At most 0x8000 (5.1.4.1): more would put the control queue beyond the last index.
+            if !(wanted..=0x8000 / 2).contains(&offered) {
+                return Err(NetError::QueuePairs { wanted, offered });
+            }
+            control = Some(Control::new(&device, pages, &mut dma, 2 * offered)?);
+        }
+        let siblings: Vec<Dma> =
+            (1..wanted).map(|pair| dma.sibling(dma_settings, usize::from(pair))).collect();
+        let mut drivers = Vec::new();
+        for (pair, mut dma) in (0..).zip([dma].into_iter().chain(siblings)) {
+            let ring = |dma: &mut Dma, queue| {
+                MappedRing::new(&device, pages, dma, 2 * pair + queue, settings.ring_size)
+            };
+            let receive = ring(&mut dma, RX_QUEUE)?;
+            let transmit = ring(&mut dma, TX_QUEUE)?;
+            let transmitter = Transmitter::new(pages, transmit, settings)?;
+            let receiver = Receiver::new(pages, receive, settings)?;
+            let (device, control) = (Arc::clone(&device), control.take());
+            let counts = Counts::default();
+            drivers.push(Self { device, pair, control, dma, transmitter, receiver, mac, counts });
+        }
         device.driver_ok()?;
-        let mut driver = Self { device, dma, transmitter, receiver, mac, counts: Counts::default() };
-        driver.refill()?;
-        Ok(driver)
+        if let Some(control) = drivers.first_mut().and_then(|driver| driver.control.as_mut()) {
+            control.set_pairs(&device, wanted, settings)?;
+        }
+        for driver in &mut drivers {
+            driver.refill()?;
+        }
+        Ok(drivers)
     }
 
     /// The NIC's address.
@@ -192,10 +246,11 @@ impl NetDriver {
         &mut self.dma
     }
 
-    /// Everything counted since the driver was set up, the DMA API's and the IOMMU driver's counts included.
+    /// Everything counted on this pair since the driver was set up, the DMA API's counts included; the first pair has the
+    /// IOMMU driver's, too.
     pub fn counts(&self) -> Counts {
         let mut counts = self.counts;
-        counts += self.dma.counts();
+        counts += if self.pair == 0 { self.dma.counts() } else { self.dma.own_counts() };
         counts.packets = counts.tx_packets + counts.rx_packets;
         counts
     }
@@ -231,7 +286,7 @@ impl NetDriver {
     pub fn kick(&mut self) {
         if self.transmitter.ring.publish() {
             self.counts.kicks_endpoint += 1;
-            self.device.kick(TX_QUEUE);
+            self.device.kick(2 * self.pair + TX_QUEUE);
         }
     }
 
@@ -275,7 +330,7 @@ impl NetDriver {
     pub fn refill(&mut self) -> Result<(), NetError> {
         if self.receiver.refill(&mut self.dma)? && self.receiver.ring.publish() {
             self.counts.kicks_endpoint += 1;
-            self.device.kick(RX_QUEUE);
+            self.device.kick(2 * self.pair + RX_QUEUE);
         }
         Ok(())
     }
@@ -288,19 +343,38 @@ impl NetDriver {
         Ok(self.device.check()?)
     }
 
-    /// Resets the NIC, unmaps everything, detaches from the IOMMU. Returns the final counts.
+    /// Resets the NIC, unmaps everything of all its pairs, detaches it from the IOMMU. Returns the final counts.
     ///
     /// # Errors
     /// When the NIC does not reset, or the IOMMU refuses.
-    pub fn shutdown(mut self) -> Result<Counts, NetError> {
-        self.device.reset()?;
+    pub fn shutdown(drivers: Vec<Self>) -> Result<Counts, NetError> {
+        let mut counts = Counts::default();
+        if let Some(driver) = drivers.first() {
+            driver.device.reset()?;
+        }
+        // The first pair's DMA API is the one that detaches.
+        for driver in drivers.into_iter().rev() {
+            counts += driver.close()?;
+        }
+        Ok(counts)
+    }
+
+    fn close(mut self) -> Result<Counts, NetError> {
         self.transmitter.unmap_all(&mut self.dma)?;
         self.receiver.unmap_all(&mut self.dma)?;
         self.dma.unmap(self.transmitter.mapping)?;
         self.dma.unmap(self.receiver.mapping)?;
+        if let Some(control) = &self.control {
+            control.unmap(&mut self.dma)?;
+        }
         let mut counts = self.counts;
-        self.dma.take_faults()?;
-        counts += self.dma.shutdown()?;
+        if self.pair == 0 {
+            self.dma.take_faults()?;
+            counts += self.dma.shutdown()?;
+        } else {
+            self.dma.shutdown()?;
+            counts += self.dma.own_counts();
+        }
         Ok(counts)
     }
 }
@@ -310,6 +384,7 @@ fn required(dma: &Dma, settings: &NetSettings) -> u64 {
     let when = |needed: bool, bits: u64| if needed { bits } else { 0 };
     let frame = LINEAR_BYTES as u32 + settings.max_payload;
     when(dma.mode().has_iommu(), ACCESS_PLATFORM)
+        | when(settings.queue_pairs > 1, MULTI_QUEUE)
         | when(settings.max_payload > u32::from(settings.mss), SEND_LARGE | RECEIVE_LARGE)
         | when(frame > settings.rx_buffer_bytes, MERGEABLE)
 }

@@ -4,13 +4,15 @@
 //! there is no TCP: no retransmission, no congestion control, no socket buffers. Figures per packet therefore contain
 //! what the driver, the DMA API and the devices cost, and nothing else.
 //!
-//! All flows run on the calling thread, which polls, as NAPI does under load.
+//! Each queue pair of the NIC has a CPU that polls it, as NAPI does under load, and every so many-th flow: flow `n` of `p` pairs
+//! is sent and received on pair `n % p` and no other. The first runs on the calling thread.
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -34,6 +36,7 @@ use crate::{
     pattern::Pattern,
     scenario::{CaseSpec, Params, Test, largest_payload},
     wait::{Pause, Wait},
+    workload::share,
 };
 use datagrams::Datagrams;
 use maerts::Maerts;
@@ -60,6 +63,19 @@ pub enum NetperfError {
     /// The mode needs an IOMMU and the machine has none.
     #[error("mode {0} needs an IOMMU")]
     NoIommu(crate::dma::Mode),
+    /// A frame of a flow that belongs to another queue pair.
+    #[error("flow {flow} arrived on queue pair {pair} of {pairs}")]
+    Steering {
+        /// The flow.
+        flow: u16,
+        /// Where it arrived.
+        pair: u16,
+        /// How many pairs there are.
+        pairs: u16,
+    },
+    /// A thread of the guest panicked.
+    #[error("a thread of the guest panicked")]
+    Panicked,
     /// A frame that answers nothing that was sent.
     #[error("unexpected {kind:?} for flow {flow}, sequence {seq}")]
     Unexpected {
@@ -141,14 +157,24 @@ pub struct SliceStats {
 
 /// One case, set up; its state persists between slices.
 pub struct Netperf {
-    world: World,
-    traffic: Traffic,
+    /// One for each queue pair.
+    lanes: Vec<Lane>,
+    clock: Arc<dyn Clock>,
     baseline: Counts,
     broken: bool,
 }
 
-/// What both tests work with.
+/// A queue pair and the flows on it.
+struct Lane {
+    world: World,
+    traffic: Traffic,
+}
+
+/// What all tests work with.
 struct World {
+    /// Number of the queue pair, and how many there are.
+    pair: u16,
+    pairs: u16,
     net: NetDriver,
     pattern: Pattern,
     params: Params,
@@ -199,36 +225,34 @@ impl Netperf {
         };
         let dma = Dma::new(settings, iommu, Arc::clone(&guest.clock), Arc::clone(&guest.recorder))?;
         let longest = largest_payload(case.test, params);
-        let settings = NetSettings::new(params, longest, guest.watchdog);
-        let net = NetDriver::probe(guest.net_bus, &pages, dma, &settings)?;
-        let traffic = match case.test {
-            Test::TcpStream => Traffic::Stream(Stream::new(params)),
-            Test::TcpMaerts => Traffic::Maerts(Maerts::new(params)),
-            Test::UdpStream => Traffic::Datagrams(Datagrams::new(params)),
-            Test::TcpRr | Test::UdpRr => Traffic::RoundTrips(RoundTrips::new(params, longest)),
-            Test::DmaThroughput
-            | Test::IotlbChurn
-            | Test::MapStorm
-            | Test::FioRandread
-            | Test::FioRandwrite => {
-                return Err(NetperfError::NoTest(case.test));
-            }
+        let net_settings = NetSettings::new(params, longest, guest.watchdog);
+        let drivers = NetDriver::probe(guest.net_bus, &pages, dma, settings, &net_settings)?;
+        let pairs = params.queue_pairs;
+        let lane = |(pair, net): (u16, NetDriver)| -> Result<Lane, NetperfError> {
+            // Its share of the flows; no pair is without one.
+            let flows = params.flows / pairs + u16::from(pair < params.flows % pairs);
+            let params = Params { flows, ..params.clone() };
+            let traffic = traffic(case.test, &params, longest)?;
+            let world = World {
+                pair,
+                pairs,
+                net,
+                pattern: Pattern::new(guest.seed.wrapping_add(u64::from(pair)), longest),
+                params,
+                clock: Arc::clone(&guest.clock),
+                recorder: Arc::clone(&guest.recorder),
+                watchdog: guest.watchdog,
+                now_ns: 0,
+                unkicked: 0,
+                sent: 0,
+                transactions: 0,
+                segments: 0,
+            };
+            Ok(Lane { world, traffic })
         };
-        let baseline = net.counts();
-        let world = World {
-            net,
-            pattern: Pattern::new(guest.seed, longest),
-            params: params.clone(),
-            clock: guest.clock,
-            recorder: guest.recorder,
-            watchdog: guest.watchdog,
-            now_ns: 0,
-            unkicked: 0,
-            sent: 0,
-            transactions: 0,
-            segments: 0,
-        };
-        Ok(Self { world, traffic, baseline, broken: false })
+        let lanes = (0..).zip(drivers).map(lane).collect::<Result<Vec<_>, _>>()?;
+        let baseline = net_counts(&lanes);
+        Ok(Self { lanes, clock: guest.clock, baseline, broken: false })
     }
 
     /// Runs until `stop`, or until `cancel` is set, then waits for what is in flight.
@@ -241,15 +265,10 @@ impl Netperf {
             return Err(NetperfError::Broken);
         }
         let before = self.counts();
-        let start_ns = self.world.clock.now_ns();
-        let cancelled = match &mut self.traffic {
-            Traffic::Stream(stream) => drive(&mut self.world, stream, stop, cancel)?,
-            Traffic::Maerts(maerts) => drive(&mut self.world, maerts, stop, cancel)?,
-            Traffic::Datagrams(datagrams) => drive(&mut self.world, datagrams, stop, cancel)?,
-            Traffic::RoundTrips(round_trips) => drive(&mut self.world, round_trips, stop, cancel)?,
-        };
-        let elapsed_ns = self.world.clock.now_ns().saturating_sub(start_ns);
-        let faults = self.world.net.dma().take_faults()?;
+        let start_ns = self.clock.now_ns();
+        let cancelled = self.drive(stop, cancel)?;
+        let elapsed_ns = self.clock.now_ns().saturating_sub(start_ns);
+        let faults = self.lanes[0].world.net.dma().take_faults()?;
         if faults > 0 {
             return Err(NetperfError::Faults(faults));
         }
@@ -257,11 +276,30 @@ impl Netperf {
         Ok(SliceStats { elapsed_ns, counts: self.counts() - before, cancelled })
     }
 
+    /// One thread for each lane but the first, which runs here.
+    fn drive(&mut self, stop: Stop, cancel: &AtomicBool) -> Result<bool, NetperfError> {
+        let count = self.lanes.len();
+        thread::scope(|scope| {
+            let mut lanes = self.lanes.iter_mut().enumerate();
+            let first = lanes.next();
+            let others: Vec<_> = lanes
+                .map(|(index, lane)| scope.spawn(move || lane.run(share(stop, index, count), cancel)))
+                .collect();
+            let mut outcome =
+                first.map_or(Ok(false), |(index, lane)| lane.run(share(stop, index, count), cancel));
+            for other in others {
+                let other = other.join().unwrap_or(Err(NetperfError::Panicked));
+                outcome = outcome.and_then(|cancelled| other.map(|more| cancelled | more));
+            }
+            outcome
+        })
+    }
+
     /// What was counted since set-up.
     pub fn counts(&self) -> Counts {
-        let mut counts = self.world.net.counts() - self.baseline;
-        counts.transactions = self.world.transactions;
-        counts.tx_segments = self.world.segments;
+        let mut counts = net_counts(&self.lanes) - self.baseline;
+        counts.transactions = self.lanes.iter().map(|lane| lane.world.transactions).sum();
+        counts.tx_segments = self.lanes.iter().map(|lane| lane.world.segments).sum();
         counts
     }
 
@@ -276,7 +314,40 @@ impl Netperf {
     /// # Errors
     /// When a device does not do what is asked.
     pub fn shutdown(self) -> Result<Counts, NetperfError> {
-        Ok(self.world.net.shutdown()?)
+        let drivers = self.lanes.into_iter().map(|lane| lane.world.net).collect();
+        Ok(NetDriver::shutdown(drivers)?)
+    }
+}
+
+fn net_counts(lanes: &[Lane]) -> Counts {
+    let mut counts = Counts::default();
+    for lane in lanes {
+        counts += lane.world.net.counts();
+    }
+    counts
+}
+
+fn traffic(test: Test, params: &Params, longest: u32) -> Result<Traffic, NetperfError> {
+    Ok(match test {
+        Test::TcpStream => Traffic::Stream(Stream::new(params)),
+        Test::TcpMaerts => Traffic::Maerts(Maerts::new(params)),
+        Test::UdpStream => Traffic::Datagrams(Datagrams::new(params)),
+        Test::TcpRr | Test::UdpRr => Traffic::RoundTrips(RoundTrips::new(params, longest)),
+        Test::DmaThroughput | Test::IotlbChurn | Test::MapStorm | Test::FioRandread | Test::FioRandwrite => {
+            return Err(NetperfError::NoTest(test));
+        }
+    })
+}
+
+impl Lane {
+    fn run(&mut self, stop: Stop, cancel: &AtomicBool) -> Result<bool, NetperfError> {
+        let Self { world, traffic } = self;
+        match traffic {
+            Traffic::Stream(stream) => drive(world, stream, stop, cancel),
+            Traffic::Maerts(maerts) => drive(world, maerts, stop, cancel),
+            Traffic::Datagrams(datagrams) => drive(world, datagrams, stop, cancel),
+            Traffic::RoundTrips(round_trips) => drive(world, round_trips, stop, cancel),
+        }
     }
 }
 
@@ -370,9 +441,14 @@ impl World {
     fn receive(&mut self, test: &mut impl Load) -> Result<bool, NetperfError> {
         let mut failed = Ok(());
         let progress = Progress { clock: &*self.clock, recorder: &*self.recorder };
+        let (pair, pairs) = (self.pair, self.pairs);
         let frames = self.net.poll(POLL_BUDGET, |header| {
             if failed.is_ok() {
-                failed = test.receive(header, &progress);
+                failed = if header.flow % pairs == pair {
+                    test.receive(&Header { flow: header.flow / pairs, ..*header }, &progress)
+                } else {
+                    Err(NetperfError::Steering { flow: header.flow, pair, pairs })
+                };
             }
         })?;
         failed?;
@@ -392,13 +468,13 @@ impl World {
         }
     }
 
-    /// A header from this NIC to the peer.
+    /// A header from this NIC to the peer; `flow` counts those of this pair.
     fn header(&self, kind: Kind, flow: u16, seq: u32) -> Header {
         Header {
             destination: PEER_MAC,
             source: self.net.mac(),
             kind,
-            flow,
+            flow: flow * self.pairs + self.pair,
             seq,
             payload_len: 0,
             crc: 0,

@@ -61,6 +61,9 @@ fn nic(test: Test, params: &Params) -> Result<(), Conflict> {
     if params.rx_buffers > params.ring_size {
         return Err(Conflict::RxBuffers { rx_buffers: params.rx_buffers, ring_size: params.ring_size });
     }
+    if params.flows < params.queue_pairs {
+        return Err(Conflict::QueuePairs { flows: params.flows, queue_pairs: params.queue_pairs });
+    }
     let payload = largest_payload(test, params);
     let pieces = 1 + payload.div_ceil(params.frag_bytes);
     if pieces > u32::from(params.ring_size) {
@@ -126,7 +129,7 @@ fn memory(params: &Params, payload: u32, pieces: u32) -> Result<(), Conflict> {
     // A run of pages is aligned to at most 64 KiB, so that up to as much again may be lost before it.
     let transmit = slots * (u64::from(payload).next_multiple_of(4096).next_power_of_two().max(4096) + 128);
     let receive = u64::from(params.rx_buffers) * u64::from(params.rx_buffer_bytes);
-    enough_memory(params, transmit + receive)
+    enough_memory(params, u64::from(params.queue_pairs) * (transmit + receive))
 }
 
 /// So many bytes of buffers, and the rings.
@@ -134,7 +137,7 @@ fn enough_memory(params: &Params, buffers: u64) -> Result<(), Conflict> {
     let ring = |size| RingLayout::new(size).map_or(0, |layout| layout.bytes);
     let iommu = ring(params.iommu_ring_size) + u64::from(params.iommu_ring_size) * SLOT_BYTES as u64;
     let iommu = u64::from(params.request_queues) * iommu;
-    let endpoints = u64::from(params.engines) * 2 * ring(params.ring_size);
+    let endpoints = u64::from(params.engines.max(params.queue_pairs)) * 2 * ring(params.ring_size);
     let bytes = OVERHEAD_BYTES + buffers + iommu + endpoints;
     if bytes > u64::from(params.guest_memory_mib) << 20 {
         return Err(Conflict::Memory { mib: params.guest_memory_mib, bytes });

@@ -239,6 +239,16 @@ pub enum Conflict {
         /// What is needed, in bytes.
         bytes: u64,
     },
+    /// A queue pair without a flow would do nothing.
+    #[error(
+        "{flows} flows cannot be spread over {queue_pairs} queue pairs; raise flows or lower queue_pairs"
+    )]
+    QueuePairs {
+        /// Flows.
+        flows: u16,
+        /// Queue pairs.
+        queue_pairs: u16,
+    },
     /// One answer takes more buffers than are ever posted.
     #[error(
         "a response of {response} bytes takes more than rx_buffers ({rx_buffers}) x rx_buffer_bytes ({rx_buffer_bytes})"

@@ -69,7 +69,7 @@ const fn key(name: &'static str, accepts: Accepts, default: &'static str, meanin
 }
 
 /// Every parameter, by name.
-pub const KEYS: [Key; 34] = [
+pub const KEYS: [Key; 35] = [
     key(
         "ack_every",
         Accepts::Int(1, 64),
@@ -90,7 +90,7 @@ pub const KEYS: [Key; 34] = [
         "what the DMA engine does with guest memory (DMA_THROUGHPUT, IOTLB_CHURN)",
     ),
     key("engines", Accepts::Int(1, 16), "1", "DMA engines, each an endpoint with a guest CPU of its own"),
-    key("flows", Accepts::Int(1, 1024), "1", "connections, all driven by one guest CPU"),
+    key("flows", Accepts::Int(1, 1024), "1", "connections, spread over the queue pairs"),
     key("flush_entries", Accepts::Int(1, 65536), "256", "lazy mode: unmaps held back before a flush"),
     key(
         "flush_ms",
@@ -151,6 +151,12 @@ pub const KEYS: [Key; 34] = [
         "order of accesses (sequential, random), or of mappings (MAP_STORM)",
     ),
     key("queue_depth", Accepts::Int(1, 1024), "32", "transfers or requests to the disk in flight"),
+    key(
+        "queue_pairs",
+        Accepts::Int(1, 64),
+        "1",
+        "queue pairs of the NIC, each with a guest CPU that drives its share of the flows",
+    ),
     key(
         "remap_every",
         Accepts::Int(0, 1 << 20),

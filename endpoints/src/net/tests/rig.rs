@@ -86,7 +86,7 @@ impl Ring {
 
 #[derive(Default)]
 pub(super) struct Line {
-    pub(super) queues: [AtomicU32; 2],
+    pub(super) queues: [AtomicU32; 8],
     pub(super) configs: AtomicU32,
 }
 
@@ -130,7 +130,7 @@ impl<O: DmaObserver> Rig<O> {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES as usize)]).unwrap();
         let memory = Arc::new(memory);
         let port = DirectPort::new(GuestRam::new(Arc::clone(&memory)).unwrap());
-        let nic = Arc::new(VirtioNet::with_observer(config, mode, port, observer).unwrap());
+        let nic = Arc::new(VirtioNet::with_observers(config, mode, [(port, observer)]).unwrap());
         let (rx, tx) = (Ring::new(&memory, RX_QUEUE, 0x1_0000), Ring::new(&memory, TX_QUEUE, 0x2_0000));
         Self { memory, nic, line: Arc::default(), rx, tx }
     }

@@ -50,7 +50,7 @@ fn data_is_verified_and_acknowledged_exactly() {
     };
     assert_eq!(rig.nic.counters(), counters);
     assert_eq!((counters.packets(), counters.bytes_moved(), counters.verify()), (5, bytes, Ok(())));
-    assert_eq!(rig.line.queues.each_ref().map(|count| count.load(Ordering::SeqCst)), [2, 2]);
+    assert_eq!(rig.line.queues.each_ref().map(|count| count.load(Ordering::SeqCst))[..2], [2, 2]);
 }
 
 #[test]
