@@ -15,10 +15,12 @@ Examples:
   iommu-bench run netperf-matrix --quick            all tests and modes, a few seconds
   iommu-bench run netperf-strict --set message_bytes=65536 --json > run.json
   iommu-bench list                                  the built-in scenarios
+  iommu-bench ab --base main --head HEAD netperf-strict   did it get slower?
   iommu-bench report results/runs/<RUN>             make the HTML report again
 
-Exit codes: 0 ok, 2 usage, 3 a prerequisite is missing on this machine,
-4 the run failed or could not be stored, 130 interrupted (partial result saved).";
+Exit codes: 0 ok, better or same, 1 worse, 2 usage, 3 a prerequisite is missing on
+this machine, 4 the run failed or could not be stored, 5 inconclusive, 130
+interrupted (partial result saved).";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -54,6 +56,10 @@ pub(crate) enum Command {
     Doctor(crate::doctor::DoctorArgs),
     /// Watch KVM, IOMMU, DMA or the device in any process of this host, live
     Trace(crate::trace::TraceArgs),
+    /// Compare two stored runs
+    Compare(Box<crate::compare::CompareArgs>),
+    /// Compare two builds, measured in turn until the intervals decide
+    Ab(Box<crate::ab::AbArgs>),
     /// Make report.html of a stored run again
     Report(ReportArgs),
     /// Build a static site of a store: histories, change points, runs side by side

@@ -16,7 +16,7 @@ use crate::{
 /// When standard output cannot be written.
 pub(crate) fn completions(args: &CompletionsArgs) -> Result<Exit, Failure> {
     let mut command = Cli::command();
-    for name in ["run", "show"] {
+    for name in ["run", "show", "ab"] {
         command = command.mut_subcommand(name, |sub| {
             // Only here: a file is accepted as well, which a list of possible values would refuse.
             sub.mut_arg("scenario", |arg| {
@@ -43,5 +43,5 @@ fn fish_scenarios() -> String {
             "complete -c iommu-bench -n \"__fish_iommu_bench_using_subcommand {command}\" -a \"{names}\"\n"
         )
     };
-    line("run") + &line("show")
+    line("run") + &line("show") + &line("ab")
 }

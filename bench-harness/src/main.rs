@@ -4,11 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod ab;
 mod cli;
 mod clock;
+mod compare;
 mod completions;
 mod dashboard;
 mod doctor;
+mod deliver;
 mod duration;
 mod exit;
 mod failure;
@@ -44,6 +47,8 @@ fn main() -> ExitCode {
         Command::Lab(args) => lab::command(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Trace(args) => trace::trace(&args),
+        Command::Compare(args) => compare::compare(&args),
+        Command::Ab(args) => ab::ab(&args),
         Command::Report(args) => report::report(&args),
         Command::Dashboard(args) => dashboard::dashboard(&args),
         Command::Store(args) => store::store(&args),

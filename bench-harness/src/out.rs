@@ -42,6 +42,15 @@ fn wants_colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// Tells people who wait what is being done, on standard error and only on a terminal.
+pub(crate) fn note(what: &str) {
+    let mut stderr = anstream::stderr();
+    if io::stderr().is_terminal() {
+        // Nothing is lost when standard error is gone.
+        let _ = writeln!(stderr, "{what}");
+    }
+}
+
 /// Columns that every terminal has.
 pub(crate) const WIDTH: usize = 80;
 

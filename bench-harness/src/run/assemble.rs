@@ -52,6 +52,9 @@ pub(crate) struct Assembled {
 pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) -> Assembled {
     let Request { scenario, cases: specs, exact, .. } = request;
     let mut warnings = facts.environment.warnings();
+    if cfg!(feature = "planted-regression") {
+        warnings.push("built with planted-regression: every request is made dearer on purpose".to_owned());
+    }
     warnings.extend(lab_warning(facts.lab.as_deref()));
     warnings.extend(end_warning(&outcome.end));
     if facts.probes == cli::Probes::On {

@@ -12,6 +12,8 @@ mod counters;
 mod lane;
 mod observer;
 mod options;
+#[cfg(feature = "planted-regression")]
+mod planted;
 mod pool;
 mod probe;
 mod transport;
