@@ -193,21 +193,48 @@ pub fn judge(measured: &[Measured], look: Look, level: f64, seed: u64) -> (Vec<M
             }),
         }
     }
-    let p_values: Vec<f64> = ratios.iter().map(|(_, ratio)| ratio.p_value).collect();
-    let believed = discovery::believed(&p_values, look.error);
-    let verdicts = ratios.into_iter().zip(believed).map(|((one, ratio), believed)| MetricVerdict {
-        metric: one.metric.clone(),
-        case: one.case.clone(),
-        base: ratio.base,
-        head: ratio.head,
-        ratio: Some(ratio.ratio),
-        ci: (ratio.lo > 0.0 && ratio.hi.is_finite()).then_some([ratio.lo, ratio.hi]),
-        level,
-        noise_floor: ratio.noise_floor,
-        verdict: decide(direction(&one.metric), &ratio, believed, one.thresholds),
-        n: ratio.n as u64,
-    });
+    let rules: Vec<Rule> = ratios
+        .iter()
+        .map(|(one, ratio)| Rule {
+            direction: direction(&one.metric),
+            thresholds: one.thresholds,
+            ratio: *ratio,
+        })
+        .collect();
+    let verdicts =
+        ratios.into_iter().zip(decide_all(&rules, look)).map(|((one, ratio), verdict)| MetricVerdict {
+            metric: one.metric.clone(),
+            case: one.case.clone(),
+            base: ratio.base,
+            head: ratio.head,
+            ratio: Some(ratio.ratio),
+            ci: (ratio.lo > 0.0 && ratio.hi.is_finite()).then_some([ratio.lo, ratio.hi]),
+            level,
+            noise_floor: ratio.noise_floor,
+            verdict,
+            n: ratio.n as u64,
+        });
     (verdicts.collect(), missing)
+}
+
+/// A metric's ratio and what it is judged by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// Which way it should go.
+    pub direction: Direction,
+    /// What counts as a change.
+    pub thresholds: Thresholds,
+    /// Its ratio.
+    pub ratio: Ratio,
+}
+
+/// The verdicts of all metrics of a look together.
+pub fn decide_all(rules: &[Rule], look: Look) -> Vec<Verdict> {
+    let p_values: Vec<f64> = rules.iter().map(|rule| rule.ratio.p_value).collect();
+    let believed = discovery::believed(&p_values, look.error);
+    let decide =
+        |(rule, believed): (&Rule, bool)| decide(rule.direction, &rule.ratio, believed, rule.thresholds);
+    rules.iter().zip(believed).map(decide).collect()
 }
 
 /// The rule at the head of this module.

@@ -1,5 +1,6 @@
 //! `cargo xtask`: what CI runs beyond build and tests.
 //!
+//! - `cargo xtask calibrate` simulates how often the verdicts of `ab` are wrong and writes `docs/calibration.md`;
 //! - `cargo xtask conformance` ties the specification's statements to the tests that show them and writes
 //!   `docs/conformance.md`;
 //! - `cargo xtask fuzz` runs the fuzz targets;
@@ -10,6 +11,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool for developers")]
 
+mod calibrate;
 mod conformance;
 mod fuzz;
 mod instructions;
@@ -38,6 +40,8 @@ enum Task {
     },
     /// Run the fuzz targets from their kept corpora
     Fuzz(fuzz::Options),
+    /// How often the verdicts of `ab` are wrong, simulated from recorded noise; writes docs/calibration.md
+    Calibrate(calibrate::Options),
     /// Instruction counts of the hot paths under callgrind; fails when one has grown
     Instructions,
     /// Build the eBPF objects in probes/object with the pinned tools
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Conformance { check } => conformance::run(&root, check).map_err(|error| error.to_string()),
         Task::Fuzz(options) => fuzz::run(&root, &options).map_err(|error| error.to_string()),
+        Task::Calibrate(options) => calibrate::run(&root, &options).map_err(|error| error.to_string()),
         Task::Instructions => instructions::run(&root).map_err(|error| error.to_string()),
         Task::Probes { check } => probes::run(&root, check).map_err(|error| error.to_string()),
         Task::Loom(options) => models::loom(&root, &options).map_err(|error| error.to_string()),

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use iommu_analysis::paired::median;
+use iommu_analysis::{paired::typical, verdict::direction};
 use iommu_results::{Histogram, Metric, Store, StoredRun};
 
 use super::sequence::Config;
@@ -19,7 +19,7 @@ pub(super) type Values = BTreeMap<(String, String), f64>;
 pub(super) struct Measured {
     /// The run.
     pub(super) stored: StoredRun,
-    /// One value a metric: the median of its slices, so that a slice a neighbour trampled on does not decide.
+    /// One value a metric: what is typical of its slices.
     pub(super) values: Values,
     /// Its histograms.
     pub(super) histograms: BTreeMap<(String, String), Histogram>,
@@ -107,7 +107,7 @@ impl<'c> Launcher<'c> {
     }
 }
 
-/// The median of the slices of every metric; the mean over the run where a build does not keep slices.
+/// What is typical of the slices of every metric; the mean over the run where a build does not keep slices.
 fn values(stored: &StoredRun) -> Result<Values, Failure> {
     let series = stored.series().map_err(Failure::failed)?;
     let mut values = Values::new();
@@ -124,7 +124,9 @@ fn values(stored: &StoredRun) -> Result<Values, Failure> {
     }
     for case in series.into_iter().flat_map(|series| series.cases) {
         for (name, metric) in case.metrics.iter().filter(|(_, metric)| !metric.slices.is_empty()) {
-            values.insert((case.id.clone(), name.clone()), median(metric.values()));
+            if let Some(value) = typical(direction(name), &metric.values()) {
+                values.insert((case.id.clone(), name.clone()), value);
+            }
         }
     }
     Ok(values)
