@@ -213,12 +213,9 @@ fn record(cli: &Cli, binary: &Path) -> Result<(), Box<dyn Error>> {
         if noise.series.is_empty() {
             noise.series = of.keys().cloned().collect();
         }
-        processes.push(
-            series
-                .iter()
-                .map(|key| of.get(key).cloned().ok_or("a metric vanished"))
-                .collect::<Result<_, _>>()?,
-        );
+        let slices = noise.series.iter().map(|key| of.get(key).cloned().ok_or("a metric vanished"));
+        let slices = slices.collect::<Result<_, _>>()?;
+        noise.processes.push(slices);
         fs::remove_dir_all(&store)?;
     }
     let comment =
