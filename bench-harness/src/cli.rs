@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Compare(Box<crate::compare::CompareArgs>),
     /// Compare two builds, measured in turn until the intervals decide
     Ab(Box<crate::ab::AbArgs>),
+    /// Compare as a policy says, for continuous integration
+    Gate(Box<crate::gate::GateArgs>),
     /// Make report.html of a stored run again
     Report(ReportArgs),
     /// Build a static site of a store: histories, change points, runs side by side

@@ -15,6 +15,7 @@ mod deliver;
 mod duration;
 mod exit;
 mod failure;
+mod gate;
 mod inject;
 mod interrupt;
 mod lab;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace::trace(&args),
         Command::Compare(args) => compare::compare(&args),
         Command::Ab(args) => ab::ab(&args),
+        Command::Gate(args) => gate::gate(&args),
         Command::Report(args) => report::report(&args),
         Command::Dashboard(args) => dashboard::dashboard(&args),
         Command::Store(args) => store::store(&args),

@@ -38,7 +38,7 @@ struct MetricSamples<'o> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub(super) fn keep(store: &Path, config: &Config, outcome: &Outcome) -> Result<PathBuf, Failure> {
+pub(crate) fn keep(store: &Path, config: &Config, outcome: &Outcome) -> Result<PathBuf, Failure> {
     let started = jiff::Timestamp::now();
     let scenario: String =
         config.scenario.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect();

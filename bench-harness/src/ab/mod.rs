@@ -21,6 +21,7 @@ mod process;
 mod sequence;
 
 pub(crate) use build::Side;
+pub(crate) use keep::keep;
 pub(crate) use sequence::{Config, Exact, Rule, measure};
 
 const EXAMPLES: &str = "\
@@ -129,7 +130,7 @@ pub(crate) fn ab(args: &AbArgs) -> Result<Exit, Failure> {
     let head = Side::resolve("head", &args.head, args.layouts, args.quiet)?;
     let interrupt = Interrupt::install().map_err(Failure::failed)?;
     let outcome = measure(&config, &base, &head, &interrupt, args.quiet)?;
-    let kept = keep::keep(&args.out, &config, &outcome);
+    let kept = keep(&args.out, &config, &outcome);
     let exit = deliver::deliver(&args.deliver, &outcome.comparison, args.quiet)?;
     let folder = kept?;
     if !args.quiet && !args.deliver.json && !args.deliver.markdown {

@@ -80,6 +80,11 @@ impl Config {
         sequential::schedule(self.cap, self.level).map(drop).map_err(Failure::usage)
     }
 
+    /// Whether this metric is judged in this case.
+    pub(crate) fn judges(&self, case: &str, metric: &str) -> bool {
+        self.rule(case, metric).is_some()
+    }
+
     /// What counts as a change of this metric in this case; nothing where it is not judged.
     fn rule(&self, case: &str, metric: &str) -> Option<Thresholds> {
         if self.rules.is_empty() {
