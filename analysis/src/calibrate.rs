@@ -164,12 +164,8 @@ fn one(
     options: &Options,
     tally: &mut Tally,
 ) -> Result<(), CalibrateError> {
-    let rule = |metric: usize, look: Look, factor: f64| -> Result<Rule, CalibrateError> {
-        let scaled: Vec<Block> = blocks[metric][..look.blocks]
-            .iter()
-            .map(|block| Block { base: block.base, head: block.head.map(|value| value * factor) })
-            .collect();
-        let ratio = paired::ratio(&scaled, 1.0 - look.error, seed)?;
+    let rule = |metric: usize, look: Look| -> Result<Rule, CalibrateError> {
+        let ratio = paired::ratio(&blocks[metric][..look.blocks], 1.0 - look.error, seed)?;
         Ok(Rule { direction: directions[metric], thresholds: options.thresholds, ratio })
     };
     let mut seen = Vec::with_capacity(looks.len());
@@ -178,12 +174,13 @@ fn one(
             Direction::HigherIsBetter => 1.0 / (1.0 + options.planted),
             _ => 1.0 + options.planted,
         };
-        let all = 0..blocks.len();
-        seen.push(Seen {
-            look: *look,
-            equal: all.clone().map(|metric| rule(metric, *look, 1.0)).collect::<Result<_, _>>()?,
-            planted: all.map(|metric| rule(metric, *look, dearer(metric))).collect::<Result<_, _>>()?,
-        });
+        let equal = (0..blocks.len()).map(|metric| rule(metric, *look)).collect::<Result<Vec<_>, _>>()?;
+        let with_change = |(metric, rule): (usize, &Rule)| -> Result<Rule, CalibrateError> {
+            let ratio = paired::scaled(&rule.ratio, &blocks[metric][..look.blocks], dearer(metric))?;
+            Ok(Rule { ratio, ..*rule })
+        };
+        let planted = equal.iter().enumerate().map(with_change).collect::<Result<_, _>>()?;
+        seen.push(Seen { look: *look, equal, planted });
     }
     let (at, verdicts) = decided(&seen, None);
     tally.comparisons += 1;

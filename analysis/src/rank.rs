@@ -5,6 +5,10 @@
 //!   when the sides do not differ, whatever the noise looks like.
 //! - [`mann_whitney`]: whether one of two unpaired samples tends to be larger.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use statrs::distribution::{ContinuousCDF, Normal};
 
 /// Most differences [`signed_rank`] takes: its exact distribution has n(n+1)/2 + 1 values.
@@ -60,22 +64,54 @@ pub fn signed_rank(differences: &[f64], level: f64) -> Result<SignedRank, RankEr
     }
     check(differences)?;
     let n = differences.len();
+    if n > MAX_DIFFERENCES {
+        return Err(RankError::Size { n });
+    }
     // The statistic counts the pairs, each with itself included, whose mean is above zero (Tukey).
     let mut means = Vec::with_capacity(n * (n + 1) / 2);
     for (i, one) in differences.iter().enumerate() {
         means.extend(differences[i..].iter().map(|other| f64::midpoint(*one, *other)));
     }
     means.sort_unstable_by(f64::total_cmp);
-    let at_most = cumulative(n);
+    let at_most = distribution(n);
     let skipped = at_most.iter().take_while(|p| 2.0 * **p <= 1.0 - level).count();
     let ends = match skipped {
         0 => (f64::NEG_INFINITY, f64::INFINITY),
         k => (means[k - 1], means[means.len() - k]),
     };
-    let below = means.partition_point(|mean| *mean <= 0.0);
-    let above = means.len() - means.partition_point(|mean| *mean < 0.0);
-    let p_value = (2.0 * at_most[below.min(above)]).min(1.0);
+    let p_value = p_value(&means, &at_most);
     Ok(SignedRank { centre: middle(&means), lo: ends.0, hi: ends.1, p_value })
+}
+
+/// The p-value of [`signed_rank`] alone.
+///
+/// # Errors
+/// As [`signed_rank`].
+pub fn signed_rank_p_value(differences: &[f64]) -> Result<f64, RankError> {
+    check(differences)?;
+    if differences.len() > MAX_DIFFERENCES {
+        return Err(RankError::Size { n: differences.len() });
+    }
+    let means = differences
+        .iter()
+        .enumerate()
+        .flat_map(|(i, one)| differences[i..].iter().map(|other| f64::midpoint(*one, *other)));
+    Ok(p_value(&means.collect::<Vec<_>>(), &distribution(differences.len())))
+}
+
+fn p_value(means: &[f64], at_most: &[f64]) -> f64 {
+    let below = means.iter().filter(|mean| **mean <= 0.0).count();
+    let above = means.iter().filter(|mean| **mean >= 0.0).count();
+    (2.0 * at_most[below.min(above)]).min(1.0)
+}
+
+thread_local! {
+    /// Distributions by n: a comparison asks for the same few again and again.
+    static DISTRIBUTIONS: RefCell<BTreeMap<usize, Rc<[f64]>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+fn distribution(n: usize) -> Rc<[f64]> {
+    DISTRIBUTIONS.with_borrow_mut(|known| Rc::clone(known.entry(n).or_insert_with(|| cumulative(n).into())))
 }
 
 /// `P(W ≤ w)` for w from 0, where W is a sum of the ranks 1 to n, each taken with probability a half.
@@ -142,7 +178,7 @@ fn check(values: &[f64]) -> Result<(), RankError> {
     if let Some((index, value)) = values.iter().copied().enumerate().find(|(_, value)| !value.is_finite()) {
         return Err(RankError::NotFinite { index, value });
     }
-    if values.is_empty() || values.len() > MAX_DIFFERENCES {
+    if values.is_empty() {
         return Err(RankError::Size { n: values.len() });
     }
     Ok(())

@@ -36,7 +36,7 @@ pub enum ScheduleError {
 }
 
 /// The looks of a comparison of at most `cap` blocks whose intervals shall hold the truth together with probability
-/// `level`: from the first at which the exact test can decide anything at all, each after about 1.4 times the blocks of
+/// `level`: from the first at which the exact test can decide anything at all, each after about 1.7 times the blocks of
 /// the one before, the last at the cap.
 ///
 /// # Errors
@@ -52,7 +52,7 @@ pub fn schedule(cap: usize, level: f64) -> Result<Vec<Look>, ScheduleError> {
     let mut spent = 0.0;
     for blocks in 1..=cap {
         let error = budget * blocks as f64 / cap as f64 - spent;
-        let due = looks.last().is_none_or(|last| blocks * 5 >= last.blocks * 7);
+        let due = looks.last().is_none_or(|last| blocks * 10 >= last.blocks * 17);
         // A look just before the last one would only cost.
         let lonely = blocks == cap || blocks * 8 <= cap * 7;
         if decides(blocks, error) && (blocks == cap || due && lonely) {
@@ -89,7 +89,7 @@ mod tests {
         }
         assert_eq!(
             schedule(40, 0.99).unwrap().iter().map(|look| look.blocks).collect::<Vec<_>>(),
-            [10, 14, 20, 28, 40]
+            [10, 17, 29, 40]
         );
     }
 

@@ -77,7 +77,9 @@ pub fn direction(name: &str) -> Direction {
     use iommu_results::names::{BYTES_MOVED, BYTES_VERIFIED, PACKETS, THROUGHPUT, TRANSACTIONS};
     match name {
         THROUGHPUT | TRANSACTIONS | "iotlb_hits" => Direction::HigherIsBetter,
-        PACKETS | BYTES_MOVED | BYTES_VERIFIED | "iotlb_lookups" | "iotlb_fills" => Direction::Neutral,
+        PACKETS | BYTES_MOVED | BYTES_VERIFIED | "iotlb_lookups" | "iotlb_fills" | "dma_maps"
+        | "dma_unmaps" => Direction::Neutral,
+        name if name.starts_with("rx_") || name.starts_with("tx_") => Direction::Neutral,
         name if name.starts_with("modelled_") => match name {
             name if name.contains("_hits_") => Direction::HigherIsBetter,
             name if name.contains("_misses_") || name.contains("_evictions_") => Direction::LowerIsBetter,

@@ -186,6 +186,18 @@ proptest! {
         // The test and its interval say the same: the interval can only be wider.
         prop_assert!(one.p_value <= 0.1 || (one.lo <= 1.0 && 1.0 <= one.hi));
         prop_assert_eq!(one, paired::ratio(&blocks, 0.9, seed).unwrap());
+        // Making head dearer moves everything along.
+        let dearer: Vec<Block> =
+            blocks.iter().map(|block| Block { head: block.head.map(|value| value * 1.03), ..*block }).collect();
+        let (moved, again) =
+            (paired::scaled(&one, &blocks, 1.03).unwrap(), paired::ratio(&dearer, 0.9, seed).unwrap());
+        for (found, expected) in [
+            (moved.ratio, again.ratio), (moved.lo, again.lo), (moved.hi, again.hi),
+            (moved.noise_floor, again.noise_floor), (moved.p_value, again.p_value), (moved.larger, again.larger),
+            (moved.head, again.head), (moved.base, again.base),
+        ] {
+            prop_assert!(found == expected || (found / expected - 1.0).abs() < 1e-9, "{:?} {:?}", moved, again);
+        }
     }
 
     #[test]

@@ -54,11 +54,16 @@ fn equal_counts_are_the_same_and_more_requests_are_worse() {
     assert!(metrics.iter().all(|metric| metric["verdict"] == "same"));
     // What nobody measured is listed, with the reason, and takes nothing away from the verdict.
     let missing = report["missing"].as_array().unwrap();
-    assert!(missing.iter().any(|one| one["metric"] == "throughput" && one["reason"].as_str().unwrap().contains("virtual")));
+    assert!(
+        missing
+            .iter()
+            .any(|one| one["metric"] == "throughput" && one["reason"].as_str().unwrap().contains("virtual"))
+    );
 
     let more = |text: String| {
         let mut run: Value = serde_json::from_str(&text).unwrap();
-        let case = run["cases"].as_array_mut().unwrap().iter_mut().find(|case| case["mode"] == "strict").unwrap();
+        let case =
+            run["cases"].as_array_mut().unwrap().iter_mut().find(|case| case["mode"] == "strict").unwrap();
         let requests = case["counts"]["requests_unmap"].as_u64().unwrap();
         case["counts"]["requests_unmap"] = (requests + 1).into();
         serde_json::to_string_pretty(&run).unwrap()
@@ -149,12 +154,16 @@ fn every_form_of_a_comparison() {
     let html = fs::read_to_string(&page).unwrap();
     assert!(html.contains("<svg") && html.contains("Wasserstein") && !html.contains("<script"));
     let markdown = outcome(&["compare", one, other, "--markdown"]);
-    assert!(markdown.stdout.starts_with("## netperf\\-strict") || markdown.stdout.starts_with("## netperf-strict"));
+    assert!(
+        markdown.stdout.starts_with("## netperf\\-strict")
+            || markdown.stdout.starts_with("## netperf-strict")
+    );
     assert!(markdown.stdout.contains("| request\\_service |"), "{}", markdown.stdout);
 
     // With profiles beside the runs there is a graph, and it points at what grew.
     for (run, own) in [(one, 100), (other, 130)] {
-        fs::write(Path::new(run).join("profile.folded"), format!("main;serve 500\nmain;serve;map {own}\n")).unwrap();
+        fs::write(Path::new(run).join("profile.folded"), format!("main;serve 500\nmain;serve;map {own}\n"))
+            .unwrap();
         fs::remove_file(Path::new(run).join("SHA256SUMS")).unwrap();
     }
     let text = outcome(&["compare", one, other, "--html", page.to_str().unwrap()]);
@@ -168,10 +177,26 @@ fn ab_of_one_binary_is_never_worse_and_keeps_what_it_measured() {
     let binary = bench().get_program().to_str().unwrap().to_owned();
     let out = dir.path().join("ab");
     let results = outcome(&[
-        "ab", "--base", &binary, "--head", &binary, "netperf-strict", "--modes", "strict", "--blocks", "8", "--metric",
-        "request_service,cpu_per_packet,no_such_metric", "--packets", "300", "--json", "--out", out.to_str().unwrap(),
+        "ab",
+        "--base",
+        &binary,
+        "--head",
+        &binary,
+        "netperf-strict",
+        "--modes",
+        "strict",
+        "--blocks",
+        "8",
+        "--metric",
+        "request_service,cpu_per_packet,no_such_metric",
+        "--packets",
+        "300",
+        "--json",
+        "--out",
+        out.to_str().unwrap(),
     ]);
-    let report: Value = serde_json::from_str(&results.stdout).unwrap_or_else(|_| panic!("{}", results.stderr));
+    let report: Value =
+        serde_json::from_str(&results.stdout).unwrap_or_else(|_| panic!("{}", results.stderr));
     assert_eq!(results.code, 5, "a metric that nobody has leaves the verdict open: {report}");
     let metrics = report["metrics"].as_array().unwrap();
     assert!(metrics.iter().all(|metric| metric["verdict"] != "worse"), "{metrics:?}");
@@ -180,7 +205,8 @@ fn ab_of_one_binary_is_never_worse_and_keeps_what_it_measured() {
     assert!(metrics.iter().any(|metric| metric["metric"] == "kicks_iommu" && metric["verdict"] == "same"));
     assert!(report["missing"].as_array().unwrap().iter().any(|one| one["metric"] == "no_such_metric"));
     let folder = fs::read_dir(&out).unwrap().next().unwrap().unwrap().path();
-    let samples: Value = serde_json::from_str(&fs::read_to_string(folder.join("samples.json")).unwrap()).unwrap();
+    let samples: Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("samples.json")).unwrap()).unwrap();
     assert_eq!(samples["metrics"][0]["base"].as_array().unwrap().len(), 8);
     for file in ["verdict.json", "verdict.md", "report.html"] {
         assert!(folder.join(file).is_file(), "{file}");
@@ -221,7 +247,17 @@ fn a_gate_writes_what_continuous_integration_reads() {
     let (junit, summary, out) = (path("junit.xml"), path("summary.md"), path("ab"));
     let mut args = vec!["gate", "--policy"];
     let policy = path("policy.toml");
-    args.extend([policy.as_str(), "--base", &binary, "--head", &binary, "--junit", &junit, "--summary", &summary]);
+    args.extend([
+        policy.as_str(),
+        "--base",
+        &binary,
+        "--head",
+        &binary,
+        "--junit",
+        &junit,
+        "--summary",
+        &summary,
+    ]);
     args.extend(["--annotations", "github", "--out", &out]);
     let gate = outcome(&args);
     assert_eq!(gate.code, 0, "{}{}", gate.stdout, gate.stderr);
@@ -232,13 +268,15 @@ fn a_gate_writes_what_continuous_integration_reads() {
     let base = counted(dir.path(), "1");
     let head = changed(&counted(dir.path(), "1"), &dir.path().join("more"), "run.json", |text| {
         let mut run: Value = serde_json::from_str(&text).unwrap();
-        let case = run["cases"].as_array_mut().unwrap().iter_mut().find(|case| case["mode"] == "strict").unwrap();
+        let case =
+            run["cases"].as_array_mut().unwrap().iter_mut().find(|case| case["mode"] == "strict").unwrap();
         case["counts"]["kicks_iommu"] = (case["counts"]["kicks_iommu"].as_u64().unwrap() + 9).into();
         serde_json::to_string_pretty(&run).unwrap()
     });
     fs::remove_file(head.join("SHA256SUMS")).unwrap();
     let (base, head) = (base.to_str().unwrap(), head.to_str().unwrap());
-    let gate = outcome(&["gate", "--policy", &policy, "--base", base, "--head", head, "--annotations", "github"]);
+    let gate =
+        outcome(&["gate", "--policy", &policy, "--base", base, "--head", head, "--annotations", "github"]);
     assert_eq!(gate.code, 1, "{}{}", gate.stdout, gate.stderr);
     assert!(gate.stderr.contains("::error title=kicks_iommu worse::"), "{}", gate.stderr);
     let mixed = outcome(&["gate", "--policy", &policy, "--base", base, "--head", &binary]);

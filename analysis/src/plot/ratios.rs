@@ -27,7 +27,7 @@ pub fn ratios(label: &str, comparisons: &[Comparison<'_>]) -> Result<String, Plo
         let part = (ratio.max(1e-9).ln() - low_log) / (high_log - low_log);
         LEFT + part.clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT)
     };
-    let ticks = ticks(low_log.exp(), high_log.exp());
+    let ticks = apart(ticks(low_log.exp(), high_log.exp()), &x);
     draw((WIDTH, body + AXIS), label, |canvas| {
         for tick in &ticks {
             canvas.small(&format!("×{tick}"), (x(*tick), body + 18.0), Align::Centre)?;
@@ -68,6 +68,18 @@ fn row(
     canvas.bold(&format::ratio(relative.ratio), (figures, y), Align::Left)?;
     let [lo, hi] = relative.ci.map(format::significant);
     canvas.small(&format!("{lo} to {hi}"), (figures + 62.0, y), Align::Left)
+}
+
+/// Marks whose labels do not touch; the one at 1 always stays.
+fn apart(ticks: Vec<f64>, x: &impl Fn(f64) -> f64) -> Vec<f64> {
+    const LABEL: f64 = 40.0;
+    let mut kept = vec![1.0];
+    for tick in ticks {
+        if kept.iter().all(|other: &f64| (x(tick) - x(*other)).abs() >= LABEL) {
+            kept.push(tick);
+        }
+    }
+    kept
 }
 
 /// Marks between both ends: coarse ones, or finer ones where the range is small.

@@ -9,6 +9,7 @@ use crate::plot::{self, Curve};
 use crate::verdict::{MetricVerdict, Verdict};
 use crate::view;
 
+const HEADS: [&str; 8] = ["verdict", "of what", "base", "head", "ratio", "interval", "noise floor", "n"];
 /// Latencies shown openly; the rest is folded.
 const OPEN: usize = 4;
 
@@ -66,11 +67,19 @@ fn verdicts(page: &mut Page, comparison: &Comparison) {
     } else {
         page.plot(plot::ratios("Ratios of head to base with their intervals", &rows));
     }
-    let heads = ["verdict", "case", "of what", "base", "head", "ratio", "interval", "noise floor", "n"];
-    let table = comparison.report.metrics.iter().map(row).collect();
-    page.raw("<details open><summary>As a table</summary>");
-    page.table(&heads, table);
-    page.raw("</details>");
+    for group in comparison.report.metrics.chunk_by(|a, b| a.case == b.case) {
+        page.sub(if group[0].case == "*" { "all cases" } else { &group[0].case });
+        let (same, shown): (Vec<_>, Vec<_>) =
+            group.iter().partition(|metric| metric.n == 1 && metric.verdict == Verdict::Same);
+        if !shown.is_empty() {
+            page.table(&HEADS, shown.into_iter().map(row).collect());
+        }
+        if !same.is_empty() {
+            page.raw(&format!("<details><summary>{} exact counts are the same</summary>", same.len()));
+            page.table(&HEADS, same.into_iter().map(row).collect());
+            page.raw("</details>");
+        }
+    }
     page.note(
         "A ratio is head over base. Worse and better need the interval beyond 1, the ratio beyond the smallest change \
          of interest and the noise floor, and belief among all metrics; same excludes a change of the margin; the rest \
@@ -90,10 +99,12 @@ fn ink(verdict: Verdict) -> Mode {
 
 fn row(metric: &MetricVerdict) -> Vec<Cell> {
     let show = |value: f64| crate::compare::shown(metric, value);
-    let none = || Cell::Missing("base is 0, or too few blocks".to_owned());
+    let none = || match metric.n {
+        1 => Cell::Figure("–".to_owned()),
+        _ => Cell::Missing("too few blocks".to_owned()),
+    };
     vec![
         Cell::Text(metric.verdict.to_string()),
-        Cell::Text(metric.case.clone()),
         Cell::Text(view::metric_label(&metric.metric)),
         Cell::Figure(show(metric.base)),
         Cell::Figure(show(metric.head)),
