@@ -81,6 +81,7 @@ impl Synthetic {
                 metric: "throughput".to_owned(),
                 case: "TCP_STREAM/strict/emulated".to_owned(),
                 baseline: "TCP_STREAM/off/emulated".to_owned(),
+                baseline_metric: None,
                 ratio: 0.5 / slow,
                 ci: [0.49 / slow, 0.51 / slow],
                 level: 0.99,
