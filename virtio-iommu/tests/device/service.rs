@@ -13,7 +13,7 @@ use virtio_iommu::{
     DeviceOptions, ServiceObserver,
     dma::{Access, DmaMemory},
     epoch::Patience,
-    spec::{EndpointId, Status, request as wire},
+    spec::{DomainId, EndpointId, IovaRange, Status, request as wire},
 };
 use virtio_transport::{ServiceMode, VirtioDevice};
 
@@ -103,6 +103,41 @@ fn a_batch_is_published_once_and_waits_once() {
     assert_eq!(log.take(), ["begin", "end 1"]);
     rig.device.reset();
     assert!(rig.device.take_observer().is_some());
+}
+
+/// As [`Log`], of translations that cease to hold.
+struct Follower(Log);
+
+impl ServiceObserver for Follower {
+    fn follows_translations(&self) -> bool {
+        true
+    }
+    fn unmapped(&mut self, domain: DomainId, range: IovaRange) {
+        self.0.push(format!("{} {:#x} {:#x}", domain.0, range.start(), range.end()));
+    }
+    fn attached(&mut self, endpoint: EndpointId, domain: Option<DomainId>) {
+        self.0.push(format!("{} in {:?}", endpoint.0, domain.map(|domain| domain.0)));
+    }
+}
+
+#[test]
+fn an_observer_that_asks_is_told_of_translations_that_cease_to_hold() {
+    let mut rig = Rig::idle(options());
+    let log = Log::default();
+    rig.device.set_observers(|_| Box::new(Follower(log.clone())));
+    rig.device.add_emulated_endpoint(EndpointId(8)).unwrap();
+    rig.activate(rig.device.features());
+    assert_eq!(rig.attach(1, 8), Status::Ok);
+    assert_eq!(rig.map(1, 0x1000, 0x1fff, 0x5000), Status::Ok);
+    assert_eq!(log.take(), ["8 in Some(1)"]);
+    // Nothing is mapped there, so nothing ceases to hold; nor does a refused request change anything.
+    assert_eq!(rig.unmap(1, 0x8000, 0x8fff), Status::Ok);
+    assert_ne!(rig.unmap(2, 0x1000, 0x1fff), Status::Ok);
+    assert_ne!(rig.attach(1, 99), Status::Ok);
+    assert_eq!(log.take(), Vec::<String>::new());
+    assert_eq!(rig.unmap(1, 0x0, 0xffff), Status::Ok);
+    assert_eq!(rig.detach(1, 8), Status::Ok);
+    assert_eq!(log.take(), ["1 0x0 0xffff", "8 in None"]);
 }
 
 #[test]
