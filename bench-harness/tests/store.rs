@@ -89,6 +89,18 @@ fn the_dashboard_of_real_runs_has_a_page_for_each() {
     assert!(out.code == 2 && out.stderr.contains("no site"), "{}", out.stderr);
 }
 
+/// The project's own history, as it is committed: real runs of real revisions.
+#[test]
+fn the_committed_history_is_as_it_was_stored() {
+    let store = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("results/history");
+    let (code, report) = json(&["store", "verify", "--json", "--store", store.to_str().unwrap()]);
+    assert_eq!((code, &report["skipped"]), (0, &0.into()), "{report}");
+    assert!(
+        report["runs"].as_u64().unwrap() >= 24 && report["findings"].as_array().unwrap().is_empty(),
+        "{report}"
+    );
+}
+
 #[test]
 fn nonsense_is_a_usage_error_with_a_remedy() {
     let out = outcome(&["store", "verify", "--store", "/nonexistent/store"]);
