@@ -17,7 +17,7 @@ use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use iommu_analysis::calibrate::{Options, Tally, simulate, upper_bound};
 use iommu_analysis::noise::Noise;
 use iommu_analysis::stats::LEVEL;
-use iommu_analysis::verdict::Thresholds;
+use iommu_analysis::verdict::{Report, Thresholds, Verdict};
 use iommu_results::Store;
 
 /// The bar.
@@ -52,6 +52,12 @@ struct Cli {
     /// Instead of simulating, run this binary again and again and record its noise
     #[arg(long, value_name = "BIN")]
     record: Option<PathBuf>,
+    /// Instead of simulating, let this binary's `ab` compare it with itself ten times
+    #[arg(long, value_name = "BIN", conflicts_with = "record")]
+    real: Option<PathBuf>,
+    /// And with this build, which has a regression planted (feature `planted-regression`)
+    #[arg(long, value_name = "BIN", requires = "real")]
+    against: Option<PathBuf>,
     /// How many processes are recorded
     #[arg(long, default_value_t = 1_000)]
     processes: usize,
@@ -59,9 +65,10 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match &cli.record {
-        Some(binary) => record(&cli, binary).map(|()| true),
-        None => calibrate(&cli),
+    let done = match (&cli.record, &cli.real) {
+        (Some(binary), _) => record(&cli, binary).map(|()| true),
+        (None, Some(binary)) => real(&cli, binary),
+        (None, None) => calibrate(&cli),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -177,6 +184,85 @@ const TAIL: &str = "\nRates in wall time have no bar here: while the noise was r
     processors than they could do, so a process got an arbitrary share of them. The verdict about such a rate is\n\
     *inconclusive*, not wrong. Times in the table are CPU time (`cpu_per_packet`) or short enough to fall between two\n\
     interruptions.\n";
+
+/// Real comparisons: ten of a build with itself, one with a regression planted.
+fn real(cli: &Cli, binary: &Path) -> Result<bool, Box<dyn Error>> {
+    const EQUAL: u64 = 10;
+    let mut page = String::from(REAL_HEAD);
+    let mut met = true;
+    let folder = tempfile::tempdir()?;
+    let compare = |head: &Path, seed: u64, more: &[&str]| -> Result<Report, Box<dyn Error>> {
+        let output = Command::new(binary)
+            .args(["ab", "netperf-strict", "--modes", "strict", "--json", "--base"])
+            .arg(binary)
+            .arg("--head")
+            .arg(head)
+            .args(["--seed", &seed.to_string(), "--blocks", &cli.blocks.to_string(), "--out"])
+            .arg(folder.path())
+            .args(more)
+            .output()?;
+        serde_json::from_slice(&output.stdout)
+            .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)).into())
+    };
+    for seed in 1..=EQUAL {
+        let report = compare(binary, seed, &[])?;
+        let of = |verdict| report.metrics.iter().filter(|metric| metric.verdict == verdict).count();
+        let blocks = report.metrics.iter().map(|metric| metric.n).max().unwrap_or(0);
+        met &= of(Verdict::Worse) == 0;
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            page,
+            "| {seed} | {} | {blocks} | {} | {} | {} | {} |",
+            report.verdict,
+            of(Verdict::Worse),
+            of(Verdict::Better),
+            of(Verdict::Same),
+            of(Verdict::Inconclusive)
+        );
+        println!("seed {seed}: {}", report.verdict);
+    }
+    if let Some(planted) = &cli.against {
+        let report = compare(planted, 1, &["--instructions"])?;
+        met &= report.verdict == Verdict::Worse;
+        page.push_str(PLANTED_HEAD);
+        for metric in report.metrics.iter().filter(|metric| metric.n > 1 || metric.verdict != Verdict::Same) {
+            let [lo, hi] = metric.ci.unwrap_or_default();
+            let _ = writeln!(
+                page,
+                "| {} | {} | {:.4} | {lo:.4} to {hi:.4} | {:.2} % | {} | {} |",
+                metric.case,
+                metric.metric,
+                metric.ratio.unwrap_or_default(),
+                metric.noise_floor * 100.0,
+                metric.n,
+                metric.verdict
+            );
+        }
+        let kept = fs::read_dir(folder.path())?.filter_map(Result::ok).map(|entry| entry.path()).max();
+        let summary =
+            kept.map(|kept| fs::read_to_string(kept.join("verdict.md"))).transpose()?.unwrap_or_default();
+        let grew: Vec<&str> =
+            summary.lines().filter(|line| line.ends_with(" %`") || line.contains(" % `")).collect();
+        met &= grew.first().is_some_and(|line| line.contains("planted_regression"));
+        let _ = writeln!(page, "\nWhere the differential flame graph says it grew:\n\n{}", grew.join("\n"));
+    }
+    let _ = writeln!(page, "\n{}", if met { "Every bar is met." } else { "**A bar is not met.**" });
+    if let Some(path) = &cli.page {
+        fs::write(path, &page)?;
+    }
+    print!("{page}");
+    Ok(met)
+}
+
+const REAL_HEAD: &str = "# Real comparisons\n\n\
+    Written by `cargo xtask calibrate -- --real BIN --against PLANTED --page docs/ab-runs.md`; do not edit.\n\n\
+    ## One build with itself\n\n\
+    `iommu-bench ab --base BIN --head BIN netperf-strict --modes strict`, exact counts included:\n\n\
+    | seed | verdict | blocks | worse | better | same | inconclusive |\n|--:|---|--:|--:|--:|--:|--:|\n";
+
+const PLANTED_HEAD: &str = "\n## A planted regression\n\n\
+    Head is the same revision with feature `planted-regression`, which makes every request a few nanoseconds dearer:\n\n\
+    | case | metric | ratio | interval | noise floor | n | verdict |\n|---|---|--:|---|--:|--:|---|\n";
 
 /// Runs the binary again and again.
 fn record(cli: &Cli, binary: &Path) -> Result<(), Box<dyn Error>> {

@@ -82,12 +82,29 @@ pub fn differential(base: &Stacks, head: &Stacks, weights: &str) -> Result<Flame
     options.count_name = weights.to_owned();
     options.no_javascript = true;
     options.deterministic = true;
-    options.image_width = Some(1200);
+    options.image_width = Some(840);
     options.min_width = 0.05;
     let mut svg = Vec::new();
     flamegraph::from_reader(&mut options, lines.as_slice(), &mut svg).map_err(|error| failed(&error))?;
     let svg = String::from_utf8(svg).map_err(|error| failed(&error))?;
-    Ok(Flame { svg, weights: weights.to_owned(), grown: grown(base, head) })
+    Ok(Flame { svg: still(svg), weights: weights.to_owned(), grown: grown(base, head) })
+}
+
+/// The graph without what its script would use: variables, a handler, and labels of buttons.
+fn still(mut svg: String) -> String {
+    for (from, to) in [
+        ("<script", "</script>"),
+        (" onload=\"", "\""),
+        ("<text id=\"unzoom\"", "</text>"),
+        ("<text id=\"search\"", "</text>"),
+        ("<text id=\"matched\"", "</text>"),
+    ] {
+        let Some(start) = svg.find(from) else { continue };
+        let inner = start + from.len();
+        let Some(end) = svg[inner..].find(to) else { continue };
+        svg.replace_range(start..inner + end + to.len(), "");
+    }
+    svg
 }
 
 /// As a profile's file has it.

@@ -30,7 +30,7 @@ nav a:hover,nav a:focus{text-decoration:underline}
 section{background:var(--card);border:1px solid var(--edge);border-radius:10px;padding:1.2rem 1.3rem;margin:0 0 1.1rem}
 .scroll{overflow-x:auto}
 figure{margin:.6rem 0 .2rem}
-.flame svg{display:block;width:100%;min-width:900px;height:auto;font-family:system-ui,sans-serif;font-size:12px}
+.flame svg{display:block;width:100%;min-width:640px;height:auto;font-family:system-ui,sans-serif;font-size:12px}
 .plot{display:block;width:100%;min-width:600px;max-width:780px;height:auto}
 .plot text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums}
 table{border-collapse:collapse;font-size:.93rem;margin:.4rem 0;font-variant-numeric:tabular-nums;width:100%}
