@@ -35,7 +35,7 @@ struct Cli {
     #[arg(long, default_value_t = 10_000)]
     comparisons: u32,
     /// Most blocks of a comparison
-    #[arg(long, default_value_t = 48)]
+    #[arg(long, default_value_t = 64)]
     blocks: usize,
     /// How much dearer one metric is made, for the power
     #[arg(long, default_value_t = 0.03)]
@@ -241,9 +241,9 @@ fn real(cli: &Cli, binary: &Path) -> Result<bool, Box<dyn Error>> {
         let kept = fs::read_dir(folder.path())?.filter_map(Result::ok).map(|entry| entry.path()).max();
         let summary =
             kept.map(|kept| fs::read_to_string(kept.join("verdict.md"))).transpose()?.unwrap_or_default();
-        let grew: Vec<&str> =
-            summary.lines().filter(|line| line.ends_with(" %`") || line.contains(" % `")).collect();
-        met &= grew.first().is_some_and(|line| line.contains("planted_regression"));
+        let grew: Vec<&str> = summary.lines().filter(|line| line.contains(" % `")).collect();
+        // The caller, which now has to save its registers around the call, grows too.
+        met &= grew.iter().take(2).any(|line| line.contains("planted_regression") && line.contains("(new)"));
         let _ = writeln!(page, "\nWhere the differential flame graph says it grew:\n\n{}", grew.join("\n"));
     }
     let _ = writeln!(page, "\n{}", if met { "Every bar is met." } else { "**A bar is not met.**" });

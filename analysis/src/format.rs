@@ -17,9 +17,10 @@ pub fn significant(value: f64) -> String {
     format!("{rounded:.decimals$}")
 }
 
-/// A count as it is; a fraction with three significant digits.
+/// A count as it is; a fraction with three significant digits, or all those before the point.
 pub fn significant_or_whole(value: f64) -> String {
-    if value.fract() == 0.0 && value.abs() < 1e15 { format!("{value:.0}") } else { significant(value) }
+    let whole = value.fract() == 0.0 || value.abs() >= 1000.0;
+    if whole && value.abs() < 1e15 { format!("{value:.0}") } else { significant(value) }
 }
 
 /// A duration in nanoseconds, in the unit that keeps it short.

@@ -33,6 +33,17 @@ pub struct Grown {
     pub share: f64,
 }
 
+impl Grown {
+    /// The function, marked where only one side has it.
+    pub fn label(&self) -> String {
+        match (self.base, self.head) {
+            (0, _) => format!("{} (new)", self.function),
+            (_, 0) => format!("{} (gone)", self.function),
+            _ => self.function.clone(),
+        }
+    }
+}
+
 /// Why there is no graph.
 #[derive(Debug, thiserror::Error)]
 pub enum FlameError {

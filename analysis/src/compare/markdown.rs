@@ -38,7 +38,7 @@ pub fn markdown(comparison: &Comparison) -> String {
             let _ =
                 writeln!(text, "Where it changed ({}, own share of all of base):\n", escape(&flame.weights));
             for grown in flame.grown.iter().take(5) {
-                let _ = writeln!(text, "- {:+.2} % `{}`", grown.share * 100.0, code(&grown.function));
+                let _ = writeln!(text, "- {:+.2} % `{}`", grown.share * 100.0, code(&grown.label()));
             }
             text.push('\n');
         }

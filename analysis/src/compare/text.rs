@@ -71,7 +71,7 @@ fn changed(page: &mut Page, comparison: &Comparison) {
                 page.line("  nowhere", Style::new());
             }
             for grown in flame.grown.iter().take(5) {
-                page.wrapped(&format!("{:+6.2} %  {}", grown.share * 100.0, grown.function), Style::new());
+                page.wrapped(&format!("{:+6.2} %  {}", grown.share * 100.0, grown.label()), Style::new());
             }
         }
         Err(reason) => {

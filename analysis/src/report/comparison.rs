@@ -184,7 +184,7 @@ fn flame(page: &mut Page, flame: &Result<Flame, String>) {
     page.raw(&format!("<figure><div class=\"scroll flame\">{}</div></figure>", inline(&flame.svg)));
     let rows = flame.grown.iter().take(12).map(|grown| {
         vec![
-            Cell::Text(grown.function.clone()),
+            Cell::Text(grown.label()),
             Cell::Figure(grown.base.to_string()),
             Cell::Figure(grown.head.to_string()),
             Cell::Figure(format!("{:+.2} %", grown.share * 100.0)),

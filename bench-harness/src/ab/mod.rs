@@ -27,7 +27,7 @@ pub(crate) use sequence::{Config, Exact, Rule, measure};
 const EXAMPLES: &str = "\
 Examples:
   iommu-bench ab --base main --head HEAD netperf-strict
-  iommu-bench ab --base ./old --head ./new netperf-strict --blocks 64
+  iommu-bench ab --base ./old --head ./new netperf-strict --blocks 128
   iommu-bench ab --base main --head HEAD netperf-strict --layouts 4
   iommu-bench ab --base ./old --head ./new netperf-strict --modes strict --instructions
   iommu-bench ab --base ./x --head ./x netperf-strict      what equal builds show
@@ -64,7 +64,7 @@ pub(crate) struct AbArgs {
     #[arg(long, value_name = "TIME", default_value = "80ms", value_parser = duration::parse)]
     duration: std::time::Duration,
     /// Most blocks; fewer if all metrics are decided before
-    #[arg(long, value_name = "N", default_value_t = 48, value_parser = clap::value_parser!(u16).range(8..=1024))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(8..=1024))]
     blocks: u16,
     /// Smallest change that is called better or worse
     #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = deliver::percent)]

@@ -43,7 +43,7 @@ struct Policy {
     seed: u64,
     #[serde(default)]
     duration: Option<String>,
-    #[serde(default = "forty_eight")]
+    #[serde(default = "sixty_four")]
     blocks: usize,
     #[serde(default = "one_layout")]
     layouts: u16,
@@ -87,8 +87,8 @@ fn one_layout() -> u16 {
     1
 }
 
-fn forty_eight() -> usize {
-    48
+fn sixty_four() -> usize {
+    64
 }
 
 /// Reads a policy: what is measured, and in how many link orders revisions are built.
