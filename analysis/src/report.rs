@@ -1,5 +1,6 @@
 //! One self-contained page about a run: no script, nothing fetched, light and dark, readable on paper.
 
+mod breakdown;
 mod churn;
 mod circumstances;
 mod comparison;
@@ -9,6 +10,7 @@ mod meaning;
 mod packet;
 mod page;
 mod parts;
+mod probed;
 mod probes;
 mod ratios;
 mod style;
@@ -43,6 +45,7 @@ pub fn html_with(run: &Run, histograms: &Histograms, artefacts: &Artefacts) -> S
     latency::latency(&mut page, &groups, histograms);
     churn::churn(&mut page, &groups, artefacts.churn.as_ref());
     time::over_time(&mut page, &groups, artefacts);
+    breakdown::breakdown(&mut page, run);
     meaning::scale(&mut page, &groups);
     circumstances::warnings(&mut page, run);
     meaning::limits(&mut page, run);

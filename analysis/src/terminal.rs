@@ -1,5 +1,7 @@
 //! A run as text: ratios first, then what each case cost.
 
+mod probes;
+
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
@@ -34,6 +36,7 @@ pub fn render(run: &Run, options: Options) -> String {
     for group in view::groups(run) {
         page.group(&group);
     }
+    page.probes(run);
     page.notes();
     page.warnings(run);
     page.text

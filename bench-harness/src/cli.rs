@@ -113,7 +113,7 @@ pub(crate) struct RunArgs {
     /// Record about N page accesses of each case afterwards, untimed, for the models of IOTLB churn; 0 for none
     #[arg(long, value_name = "N", default_value = "128K", value_parser = accesses)]
     pub(crate) churn: u64,
-    /// Attach kernel probes: when they are available, always, or never
+    /// Observe with kernel probes
     #[arg(long, value_enum, default_value_t = Probes::Auto)]
     pub(crate) probes: Probes,
     /// Print the result as JSON on standard output; what is for people goes to standard error
@@ -246,9 +246,9 @@ fn is_bdf(text: &str) -> bool {
 /// Whether kernel probes are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Probes {
-    /// Those that can be attached; the others are listed with the reason
+    /// The default set, as far as it can be attached, in every other round: the run measures what it costs
     Auto,
-    /// As auto, with a warning when none can be attached
+    /// As auto, and a separate pass with the sites of device and driver, for the breakdown of a request's time
     On,
     /// None
     Off,

@@ -24,6 +24,7 @@ mod machine;
 mod measure;
 mod out;
 mod plan;
+mod probes;
 mod progress;
 mod report;
 mod run;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use iommu_probes_common::{BUCKETS, Count, Histogram, Key, Tally, bucket_low, bucket_width};
 
-use crate::{Definition, definition::Unit, names};
+use crate::{Definition, catalogue, definition::Unit, names};
 
 /// What all attached probes had counted at one moment.
 #[derive(Clone, Debug)]
@@ -28,6 +28,22 @@ impl Snapshot {
             })
             .collect();
         Self { at: self.at, probes }
+    }
+
+    /// What to know about a probe's figures on this machine: that another stands in for it, or it for another.
+    #[must_use]
+    pub fn note(&self, name: &str) -> Option<&'static str> {
+        let total = |name| self.probe(name).map_or(0, ProbeData::total);
+        let silent = total(catalogue::ROUND_TRIP) == 0 && total(catalogue::STAND_IN) > 0;
+        match name {
+            catalogue::ROUND_TRIP if silent => Some(
+                "never fired, though guests ran: this KVM does not pass here; kvm_userspace_round_trip stands in",
+            ),
+            catalogue::STAND_IN if silent => Some(
+                "stands in for kvm_exit, which does not fire on this KVM: only the VMM's part of a round trip",
+            ),
+            _ => None,
+        }
     }
 
     /// The probe of that name.
@@ -115,7 +131,7 @@ impl ProbeData {
     #[must_use]
     pub fn whole(&self) -> LogHistogram {
         self.histograms.values().fold(LogHistogram::default(), |mut sum, one| {
-            sum.add(&one.0);
+            sum.merge(one);
             sum
         })
     }
@@ -173,6 +189,11 @@ impl LogHistogram {
         for (total, more) in self.0.buckets.iter_mut().zip(&other.buckets) {
             *total = total.wrapping_add(*more);
         }
+    }
+
+    /// Adds another histogram's values.
+    pub fn merge(&mut self, other: &Self) {
+        self.add(&other.0);
     }
 
     /// Takes away what was counted before. The maximum becomes that of the highest bucket that is left, if it is less.

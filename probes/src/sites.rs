@@ -228,6 +228,17 @@ impl SitesSeen {
         self.counter(counter::OPEN_FULL) + self.counter(counter::PARTS_FULL) + self.counter(counter::UNKNOWN)
     }
 
+    /// Adds what was seen at another time. `open` becomes the other's.
+    pub fn add(&mut self, other: &Self) {
+        for (total, more) in self.counters.iter_mut().zip(&other.counters) {
+            *total = total.wrapping_add(*more);
+        }
+        self.open = other.open;
+        for (key, histogram) in &other.parts {
+            self.parts.entry(*key).or_default().merge(histogram);
+        }
+    }
+
     /// What was seen since `earlier`. `open` stays what it is now.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {

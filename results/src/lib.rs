@@ -6,6 +6,7 @@
 //! - [`environment`]: what the machine is, each fact with the reason where it could not be read.
 //! - [`series`]: what each slice measured.
 //! - [`index`]: the store's append-only list of acknowledged runs.
+//! - [`probed`]: what probes saw.
 //! - [`store`]: one new folder a run, written under a temporary name and renamed when complete.
 //! - [`survey`]: every run of a store, and everything in it that is not sound.
 
@@ -14,6 +15,7 @@ pub mod environment;
 pub mod histogram;
 pub mod index;
 pub mod names;
+pub mod probed;
 pub mod schema;
 pub mod series;
 pub mod store;
@@ -25,6 +27,7 @@ pub use environment::{Environment, Fact, revision};
 pub use histogram::{Histogram, HistogramSummary};
 pub use index::{INDEX_SCHEMA, Index, IndexError};
 pub use jiff::Timestamp;
+pub use probed::{Breakdown, BreakdownPart, ProbeData, SitesPass};
 pub use schema::{
     Case, EndpointKind, Machine, Metric, Mode, Overhead, Param, ProbeAttached, ProbeSkipped, Probes,
     Relative, Run, SCHEMA,

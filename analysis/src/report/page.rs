@@ -25,6 +25,8 @@ pub(super) enum Cell {
     Missing(String),
     /// Heading of its row, with the colour of a mode.
     Mode(iommu_results::Mode),
+    /// Heading of its row, with the colour of a part of a breakdown.
+    Part(usize, String),
 }
 
 impl Page {
@@ -150,6 +152,10 @@ impl Cell {
             Self::Figure(text) => format!("<td class=\"figure\">{}</td>", escape(text)),
             Self::Missing(reason) => {
                 format!("<td class=\"figure missing\">n/a<small>{}</small></td>", escape(reason))
+            }
+            Self::Part(ink, name) => {
+                let name = escape(name);
+                format!("<th scope=\"row\"><span class=\"swatch part{ink}\"></span>{name}</th>")
             }
             Self::Mode(mode) => {
                 format!("<th scope=\"row\"><span class=\"swatch {mode}\"></span>{mode}</th>")

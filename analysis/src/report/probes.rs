@@ -32,6 +32,7 @@ pub(super) fn probes(page: &mut Page, run: &Run) {
             .collect();
         page.table(&["attached", "kind", "target", "events lost"], rows);
     }
+    super::probed::tables(page, run);
     if !probes.skipped.is_empty() {
         page.sub("Left out");
         page.list(probes.skipped.iter().map(|probe| format!("{}: {}", probe.name, probe.reason)));

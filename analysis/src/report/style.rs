@@ -48,6 +48,13 @@ td.figure{white-space:nowrap}
 .swatch.identity{background:var(--mode-identity)}
 .swatch.lazy{background:var(--mode-lazy)}
 .swatch.strict{background:var(--mode-strict)}
+.part0{fill:#5b8ff9;background:#5b8ff9}
+.part1{fill:#61ddaa;background:#61ddaa}
+.part2{fill:#f6903d;background:#f6903d}
+.part3{fill:#9270ca;background:#9270ca}
+.part4{fill:#e8684a;background:#e8684a}
+.part5{fill:#65789b;background:#65789b}
+.part6{fill:none;background:none}
 .alert{background:var(--warn);border-left:4px solid var(--warn-edge);border-radius:6px;padding:.6rem .9rem;margin:.7rem 0}
 .alert ul{margin:.2rem 0}
 ul{padding-left:1.2rem;margin:.4rem 0}

@@ -1,11 +1,9 @@
 //! From what was gathered to the run that is stored.
 
-use std::collections::BTreeMap;
-
 use iommu_analysis::stats::{self, LEVEL};
 use iommu_results::{
     Case, CaseSeries, EndpointKind, Environment, Histograms, Machine, Metric, MetricSeries, Mode, Param,
-    ProbeSkipped, Probes, Run, SCHEMA, SERIES_SCHEMA, Series, SliceValue, Timestamp,
+    Probes, Run, SCHEMA, SERIES_SCHEMA, Series, SliceValue, Timestamp,
     artefacts::{Artefact as _, Artefacts, CaseHeat, Heat},
     names, revision,
 };
@@ -19,7 +17,7 @@ use super::{
     request::Request,
     sweep,
 };
-use crate::cli;
+use crate::probes::{self, Measured, Wanted};
 
 /// Why a run in virtual time has no figures in seconds.
 const VIRTUAL_TIME: &str = "the clock is virtual (--packets): nothing was timed";
@@ -32,8 +30,8 @@ pub(crate) struct Facts {
     pub(crate) started_at: Timestamp,
     /// Where.
     pub(crate) environment: Environment,
-    /// What was asked of probes.
-    pub(crate) probes: cli::Probes,
+    /// What was to be observed.
+    pub(crate) probes: Wanted,
     /// What the lab is, when this is inside it.
     pub(crate) lab: Option<String>,
 }
@@ -57,9 +55,8 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
     }
     warnings.extend(lab_warning(facts.lab.as_deref()));
     warnings.extend(end_warning(&outcome.end));
-    if facts.probes == cli::Probes::On {
-        warnings.push("--probes on: this build has no kernel probes, so none are attached".to_owned());
-    }
+    let (probes, said) = probed(facts.probes, outcome.observed, specs, &outcome.gathered, scenario.seed);
+    warnings.extend(said);
     let relative = relatives::of(specs, &outcome.gathered, scenario.seed);
     let mut histograms = Histograms::new();
     let artefacts = Artefacts {
@@ -88,7 +85,7 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
         warnings,
         cases,
         relative,
-        probes: no_probes(facts.probes),
+        probes,
     };
     Assembled { run, histograms, artefacts }
 }
@@ -204,15 +201,21 @@ fn metric(series: Option<&Vec<SliceValue>>, unit: &str, exact: bool, seed: u64) 
     stats::metric(&samples, unit, LEVEL, seed)
 }
 
-fn no_probes(asked: cli::Probes) -> Probes {
-    let reason = match asked {
-        cli::Probes::Off => "switched off with --probes off",
-        cli::Probes::Auto | cli::Probes::On => "this build has no kernel probes",
+/// What probes saw, and what to say about it.
+fn probed(
+    wanted: Wanted,
+    observed: Measured,
+    specs: &[CaseSpec],
+    gathered: &[Gathered],
+    seed: u64,
+) -> (Probes, Vec<String>) {
+    let rates = |(spec, gathered): (&CaseSpec, &Gathered)| -> Vec<(u32, f64)> {
+        let main = metrics_of(spec.test).next().and_then(|(name, _)| gathered.series.get(name));
+        main.into_iter().flatten().map(|slice| (slice.round, slice.value)).collect()
     };
-    let overhead = serde_json::json!("nothing was attached, so there is no overhead to measure");
-    Probes {
-        skipped: vec![ProbeSkipped { name: "kernel".to_owned(), reason: reason.to_owned() }],
-        more: BTreeMap::from([("overhead_reason".to_owned(), overhead)]),
-        ..Probes::default()
-    }
+    let is_attached = observed.kernel.as_ref().is_some_and(|seen| !seen.attached.is_empty());
+    let series: Vec<_> = specs.iter().zip(gathered).map(rates).collect();
+    let overhead = is_attached.then(|| probes::overhead(&series, seed)).flatten();
+    let ids: Vec<String> = specs.iter().map(|spec| spec.id.clone()).collect();
+    probes::record(wanted, observed, overhead, &ids, seed)
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{collect::Gathered, worker::Event};
-use crate::{machine::Amount, plan::Step, progress::Progress};
+use crate::{machine::Amount, plan::Step, probes::Measured, progress::Progress};
 
 /// How long a case may take to be set up, or the worker to begin the next step.
 const SETUP_LIMIT: Duration = Duration::from_secs(60);
@@ -33,6 +33,8 @@ pub(crate) enum End {
 pub(crate) struct Outcome {
     /// By case, in the order of the cases.
     pub(crate) gathered: Vec<Gathered>,
+    /// What probes saw.
+    pub(crate) observed: Measured,
     /// How it ended.
     pub(crate) end: End,
 }
@@ -46,6 +48,7 @@ pub(crate) fn listen(
     patience: Patience,
 ) -> Outcome {
     let mut gathered: Vec<Gathered> = ids.iter().map(|_| Gathered::default()).collect();
+    let mut observed = Measured::default();
     let mut doing = "setting up".to_owned();
     let mut limit = patience.setup;
     let origin = Instant::now();
@@ -70,6 +73,16 @@ pub(crate) fn listen(
                 limit = patience.of(Amount::Packets(0));
             }
             Ok(Event::Recorded { case, recording }) => gathered[case].recording = Some(*recording),
+            Ok(Event::Besides(what)) => {
+                doing = what;
+                progress.now(&doing);
+                limit = patience.setup + patience.of(amount);
+            }
+            Ok(Event::BesidesDone) => progress.advance(weight(amount)),
+            Ok(Event::Observed(seen)) => {
+                observed = *seen;
+                limit = patience.setup;
+            }
             Ok(Event::Finished { interrupted: false }) => break End::Complete,
             Ok(Event::Finished { interrupted: true }) => break End::Interrupted,
             Ok(Event::Failed { cause }) => break End::Broke { cause },
@@ -83,7 +96,7 @@ pub(crate) fn listen(
         }
     };
     progress.finish();
-    Outcome { gathered, end }
+    Outcome { gathered, observed, end }
 }
 
 /// How long silence is borne.

@@ -15,6 +15,7 @@ use crate::{
     interrupt::Interrupt,
     machine::{Amount, EndpointFault, LocalMachine, LocalOptions, Time},
     out,
+    probes::{self, Wanted},
     progress::Progress,
 };
 
@@ -50,13 +51,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     if let Err(error) = &folder {
         warn(&format!("the result will not be stored: {error}"));
     }
-    let outcome = measure(args, &request, interrupt, inject)?;
+    let wanted = Wanted::new(args.probes, request.exact);
+    let outcome = measure(args, &request, wanted, interrupt, inject)?;
     let end = outcome.end.clone();
     let run_id = match &folder {
         Ok(folder) => folder.run_id().to_owned(),
         Err(_) => format!("unstored-{}", started_at.as_millisecond()),
     };
-    let facts = Facts { run_id, started_at, environment, probes: args.probes, lab: iommu_lab::job::inside() };
+    let facts = Facts { run_id, started_at, environment, probes: wanted, lab: iommu_lab::job::inside() };
     let assembled = assemble(&request, outcome, facts);
     let stored = folder.and_then(|folder| store(folder, &assembled));
     show(args, &assembled.run, stored.as_ref().ok())?;
@@ -70,6 +72,7 @@ fn reserve(args: &RunArgs, request: &Request, started_at: Timestamp) -> Result<R
 fn measure(
     args: &RunArgs,
     request: &Request,
+    wanted: Wanted,
     interrupt: Interrupt,
     inject: Option<Inject>,
 ) -> Result<Outcome, Failure> {
@@ -85,13 +88,17 @@ fn measure(
         },
     });
     let ids: Vec<String> = request.cases.iter().map(|case| case.id.clone()).collect();
-    let total = request.steps.iter().map(|(_, amount)| weight(*amount)).sum();
+    let mut total: Duration = request.steps.iter().map(|(_, amount)| weight(*amount)).sum();
+    if let (true, Some((_, amount))) = (wanted.sites, request.steps.last()) {
+        total += weight(*amount) * (probes::ORDER.len() * request.cases.len()) as u32;
+    }
     let mut progress = Progress::new(total, args.quiet);
     let job = Job {
         machine: Box::new(machine),
         cases: request.cases.clone(),
         steps: request.steps.clone(),
         record: request.record,
+        wanted,
         interrupt,
         inject,
     };

@@ -17,6 +17,7 @@ use crate::{
     interrupt::Interrupt,
     machine::{Amount, CaseError, Machine, PreparedCase, RecordLimits, Recording, Slice},
     plan::Step,
+    probes::{self, Measured, Pass, PassSeen, Wanted, Watch},
 };
 
 /// Steps that pass before an injected failure of the driver.
@@ -35,6 +36,12 @@ pub(crate) enum Event {
     Records { case: usize },
     /// They are recorded, or there are none to record.
     Recorded { case: usize, recording: Box<Result<Recording, String>> },
+    /// Something besides the steps is about to begin, such as a slice with probes.
+    Besides(String),
+    /// That slice is done.
+    BesidesDone,
+    /// What probes saw.
+    Observed(Box<Measured>),
     /// Nothing more will come: something broke.
     Failed { cause: String },
     /// Nothing more will come: all steps are done, or the user interrupted.
@@ -51,6 +58,8 @@ pub(crate) struct Job {
     pub(crate) steps: Vec<(Step, Amount)>,
     /// How much of each case's accesses is recorded after the slices; nothing when it is to be left out.
     pub(crate) record: Option<RecordLimits>,
+    /// What to observe meanwhile.
+    pub(crate) wanted: Wanted,
     /// Ends the work between two steps.
     pub(crate) interrupt: Interrupt,
     /// Failure to provoke.
@@ -85,18 +94,79 @@ fn work(job: &Job, events: &Sender<Event>) -> Result<bool, CaseError> {
         say(events, Event::Prepared { case, params: one.params() });
         prepared.push(one);
     }
+    let mut measured = Measured::default();
+    let mut watch = job.wanted.kernel.then(|| {
+        say(events, Event::Besides("attaching kernel probes".to_owned()));
+        Watch::start(job.wanted.log)
+    });
+    let stepped = steps(job, events, &mut prepared, watch.as_mut());
+    measured.kernel = watch.map(Watch::finish);
+    if matches!(stepped, Ok(false)) && job.wanted.sites {
+        measured.sites = Some(sites(job, events, &mut prepared)?);
+    }
+    say(events, Event::Observed(Box::new(measured)));
+    if stepped? {
+        return Ok(true);
+    }
+    finish(prepared)?;
+    record(job, events)?;
+    Ok(job.interrupt.requested())
+}
+
+type Prepared = Vec<Box<dyn PreparedCase>>;
+
+/// The slices that are measured; says whether it was interrupted.
+fn steps(
+    job: &Job,
+    events: &Sender<Event>,
+    prepared: &mut Prepared,
+    mut watch: Option<&mut Watch>,
+) -> Result<bool, CaseError> {
     for (done, &(step, amount)) in job.steps.iter().enumerate() {
         if job.interrupt.requested() {
             return Ok(true);
         }
         say(events, Event::Begins(step));
         inject(job.inject, done);
+        if let Some(watch) = &mut watch {
+            watch.for_round(step.round);
+        }
         let slice = prepared[step.case].run_slice(amount)?;
         say(events, Event::Done(step, Box::new(slice)));
     }
-    finish(prepared)?;
-    record(job, events)?;
-    Ok(job.interrupt.requested())
+    Ok(false)
+}
+
+/// The pass with the device's sites; the inner error is why there is none.
+fn sites(
+    job: &Job,
+    events: &Sender<Event>,
+    prepared: &mut Prepared,
+) -> Result<Result<PassSeen, String>, CaseError> {
+    let Some(&(_, amount)) = job.steps.last() else { return Ok(Err("there is nothing to run".to_owned())) };
+    say(events, Event::Besides("attaching to the device's sites".to_owned()));
+    let mut pass = match Pass::new(prepared.len()) {
+        Ok(pass) => pass,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    for (number, attached) in probes::ORDER.into_iter().enumerate() {
+        say(events, Event::Besides(format!("breakdown, round {}", number + 1)));
+        if let Err(error) = pass.round(attached) {
+            return Ok(Err(error.to_string()));
+        }
+        for (case, one) in prepared.iter_mut().enumerate() {
+            if job.interrupt.requested() {
+                return Ok(Err("interrupted".to_owned()));
+            }
+            say(events, Event::Besides(format!("breakdown of {}", job.cases[case].id)));
+            let slice = one.run_slice(amount)?;
+            if let Err(error) = pass.slice(case, attached, &slice) {
+                return Ok(Err(error.to_string()));
+            }
+            say(events, Event::BesidesDone);
+        }
+    }
+    Ok(Ok(pass.finish()))
 }
 
 /// Records the accesses of every case, now that nothing is timed any more.
