@@ -66,6 +66,12 @@ pub enum ProbeError {
         /// The names tried.
         names: Vec<String>,
     },
+    /// The kernel offers other kinds of hooks than those asked for.
+    #[error("none of the kinds asked for: this kernel offers {offered}")]
+    KindsExcluded {
+        /// What it offers.
+        offered: String,
+    },
     /// The kernel refused every way to attach.
     #[error("{}", attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Refused {

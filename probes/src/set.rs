@@ -9,7 +9,7 @@ use crate::{
     Attempt, Definition, Group, Kind, ProbeError, Snapshot, catalogue,
     instance::{Failure, Instance, Plan},
     kernel::Kernel,
-    resolve,
+    resolve::{self, End},
 };
 
 /// Whom probes watch. Events of others are not counted; the kernel's programs look.
@@ -46,6 +46,7 @@ pub(crate) struct Options {
     pub(crate) log: bool,
     pub(crate) max_keys: Option<u32>,
     pub(crate) max_open: u32,
+    pub(crate) kinds: Option<Vec<Kind>>,
 }
 
 /// Chooses probes and attaches them.
@@ -126,6 +127,12 @@ impl Builder {
         self
     }
 
+    /// Tries these kinds of hooks only, to compare them.
+    pub fn only_kinds(mut self, kinds: impl IntoIterator<Item = Kind>) -> Self {
+        self.options.kinds = Some(kinds.into_iter().collect());
+        self
+    }
+
     /// Loads and attaches every probe in the best way the kernel allows. What cannot be attached is skipped with its
     /// reason; so this never fails.
     #[must_use]
@@ -175,13 +182,25 @@ fn plan(
     definition: &'static Definition,
     options: &Options,
 ) -> Result<Vec<Plan>, Arc<ProbeError>> {
-    let opening = resolve::opening(kernel, definition)?;
-    let closing = resolve::closing(kernel, definition)?;
-    if closing.is_empty() {
+    let opening = wanted(resolve::opening(kernel, definition)?, options)?;
+    if !definition.is_pair() {
         return Ok(opening.into_iter().map(|open| Plan::new(definition, open, None, options)).collect());
     }
+    let closing = wanted(resolve::closing(kernel, definition)?, options)?;
     let pairs = opening.iter().flat_map(|open| closing.iter().map(move |close| (open, close)));
     Ok(pairs.map(|(open, close)| Plan::new(definition, open.clone(), Some(close.clone()), options)).collect())
+}
+
+/// Those of the kinds asked for.
+fn wanted(ends: Vec<End>, options: &Options) -> Result<Vec<End>, Arc<ProbeError>> {
+    let Some(kinds) = &options.kinds else { return Ok(ends) };
+    let offered: Vec<_> = ends.iter().map(|end| end.kind.name()).collect();
+    let left: Vec<_> = ends.iter().filter(|end| kinds.contains(&end.kind)).cloned().collect();
+    if left.is_empty() {
+        Err(Arc::new(ProbeError::KindsExcluded { offered: offered.join(", ") }))
+    } else {
+        Ok(left)
+    }
 }
 
 /// Attaches a probe in the first way that works. `refused` remembers kinds that this kernel refuses in general.
@@ -279,6 +298,7 @@ impl ProbeSet {
                 log: false,
                 max_keys: None,
                 max_open: 8192,
+                kinds: None,
             },
         }
     }

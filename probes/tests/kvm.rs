@@ -2,7 +2,7 @@
 
 mod support;
 
-use iommu_probes::{Filter, Group, ProbeSet, Snapshot, catalogue, common::Key};
+use iommu_probes::{Filter, Group, Kind, ProbeSet, Snapshot, catalogue, common::Key};
 use kvm_payload::{Exits, MMIO_ADDRESS, PORT, Payload};
 use support::{needs, ready, this_thread};
 
@@ -132,6 +132,70 @@ fn full_maps_are_counted_as_losses() {
         assert_eq!(probe.tally.seen, exits.port_writes, "{name}");
         assert!(probe.lost() > 0, "{name}");
     }
+}
+
+/// Each kind reads its values from another place: arguments or a record.
+#[test]
+fn every_kind_of_hook_counts_the_same() {
+    if !ready() {
+        return;
+    }
+    let mut tried = Vec::new();
+    for kind in [Kind::TpBtf, Kind::Tracepoint] {
+        let probes = kvm_probes().only_kinds([kind]).start();
+        if let Some(skipped) = probes.skipped().iter().find(|skipped| skipped.name == "kvm_mmio") {
+            eprintln!("SKIPPED: {kind}: {}", skipped.reason);
+            continue;
+        }
+        assert!(
+            probes.attached().iter().all(|attached| attached.kind() == kind.name()),
+            "{:?}",
+            probes.attached()
+        );
+        let (seen, _) = observe(&probes);
+        let counts = |name: &str| seen.probe(name).map(|probe| probe.counts.clone());
+        let pairs = seen.probe(catalogue::STAND_IN).map(|probe| probe.whole().count());
+        tried.push((counts("kvm_pio"), counts("kvm_mmio"), counts("kvm_userspace_exit"), pairs));
+    }
+    assert!(!tried.is_empty(), "one of them worked in `ready`");
+    assert!(tried.iter().all(|counts| *counts == tried[0]), "{tried:?}");
+}
+
+/// What the programs log goes to `tracing`, with the probe's name.
+#[test]
+fn programs_log_their_first_events() {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    if !ready() {
+        return;
+    }
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("nobody panics with it").write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let mut probes = kvm_probes().log(true).start();
+        needs(&probes, &["kvm_pio"]);
+        observe(&probes);
+        probes.flush_log();
+    });
+    let text = String::from_utf8(lines.0.lock().expect("nobody panics with it").clone()).expect("text");
+    let pio: Vec<&str> = text.lines().filter(|line| line.contains("kvm_pio")).collect();
+    // Three on each processor that the guest ran on.
+    assert!(pio.len() >= 3, "{text}");
+    assert!(pio[0].contains("key 3f8/1, value 1"), "port, direction, bytes: {}", pio[0]);
 }
 
 #[test]
