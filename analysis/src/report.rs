@@ -4,6 +4,7 @@ mod breakdown;
 mod churn;
 mod circumstances;
 mod comparison;
+mod flame;
 mod head;
 mod latency;
 mod meaning;
@@ -46,6 +47,7 @@ pub fn html_with(run: &Run, histograms: &Histograms, artefacts: &Artefacts) -> S
     churn::churn(&mut page, &groups, artefacts.churn.as_ref());
     time::over_time(&mut page, &groups, artefacts);
     breakdown::breakdown(&mut page, run);
+    flame::flame(&mut page, artefacts.profile.as_ref());
     meaning::scale(&mut page, &groups);
     circumstances::warnings(&mut page, run);
     meaning::limits(&mut page, run);

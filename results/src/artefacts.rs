@@ -3,6 +3,7 @@
 
 mod churn;
 mod heat;
+mod profile;
 mod sweep;
 
 use std::path::Path;
@@ -11,6 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use churn::{CaseChurn, Churn, Counted, Curve, Distances, Modelled, Recording, ReuseBucket, Window};
 pub use heat::{BUCKETS_PER_OCTAVE, CaseHeat, Heat, LatencyBucket, SliceHeat, latency_buckets};
+pub use profile::Profile;
 pub use sweep::{Axis, Sweep};
 
 use crate::series::Series;
@@ -108,12 +110,14 @@ pub struct Artefacts {
     pub sweep: Option<Sweep>,
     /// Streams of page accesses and what models make of them.
     pub churn: Option<Churn>,
+    /// Where the processor's time went.
+    pub profile: Option<Profile>,
 }
 
 impl Artefacts {
     /// Makes them those of the run of this id.
     pub fn belong_to(&mut self, run_id: &str) {
-        let Self { series, heat, sweep, churn } = self;
+        let Self { series, heat, sweep, churn, profile: _ } = self;
         let ids = [
             series.as_mut().map(|series| &mut series.run_id),
             heat.as_mut().map(|heat| &mut heat.run_id),

@@ -182,6 +182,7 @@ impl StoredRun {
             heat: artefacts::read(folder)?,
             sweep: artefacts::read(folder)?,
             churn: artefacts::read(folder)?,
+            profile: artefacts::Profile::read(folder)?,
         })
     }
 

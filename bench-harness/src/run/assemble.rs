@@ -64,6 +64,7 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
         heat: Some(heat(&facts.run_id, specs, &mut outcome.gathered)),
         sweep: sweep::artefact(&facts.run_id, &request.swept),
         churn: request.record.is_some().then(|| churn::artefact(&facts.run_id, specs, &outcome.gathered)),
+        profile: None,
     };
     let mut cases = Vec::with_capacity(specs.len());
     for (spec, gathered) in specs.iter().zip(outcome.gathered) {

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use iommu_results::{
-    Artefacts, Environment, Run, RunFolder, Store, StoreError, Timestamp, store::REPORT_FILE,
+    Artefacts, Environment, Run, RunFolder, Store, StoreError, Timestamp, artefacts, store::REPORT_FILE,
 };
 
 use crate::{
@@ -117,11 +117,11 @@ fn patience(inject: Option<Inject>) -> Patience {
 
 /// Writes histograms, slices, report and run; the run's folder appears last, and whole.
 pub(crate) fn store(mut folder: RunFolder, assembled: &Assembled) -> Result<PathBuf, StoreError> {
-    let Assembled { run, histograms, artefacts } = assembled;
+    let Assembled { run, histograms, artefacts: beside } = assembled;
     for ((case, name), histogram) in histograms {
         folder.write_histogram(case, name, histogram)?;
     }
-    let Artefacts { series, heat, sweep, churn } = artefacts;
+    let Artefacts { series, heat, sweep, churn, profile } = beside;
     if let Some(series) = series {
         folder.write_series(series)?;
     }
@@ -134,7 +134,11 @@ pub(crate) fn store(mut folder: RunFolder, assembled: &Assembled) -> Result<Path
     if let Some(churn) = churn {
         folder.write_artefact(churn)?;
     }
-    folder.write(REPORT_FILE, iommu_analysis::report::html_with(run, histograms, artefacts))?;
+    if let Some(profile) = profile {
+        folder.write(artefacts::Profile::FOLDED_FILE, &profile.folded)?;
+        folder.write(artefacts::Profile::SVG_FILE, &profile.svg)?;
+    }
+    folder.write(REPORT_FILE, iommu_analysis::report::html_with(run, histograms, beside))?;
     folder.commit(run)
 }
 

@@ -217,6 +217,16 @@ impl Recorder {
         }
     }
 
+    /// Samples, or pauses; threads started meanwhile follow.
+    pub fn run(&mut self, on: bool) {
+        for sampler in &mut self.samplers {
+            let counter = sampler.as_counter_mut();
+            // An event whose thread and CPU are gone has nothing to sample either way.
+            let _ = if on { counter.enable() } else { counter.disable() };
+        }
+        self.drain();
+    }
+
     /// Whether the process is still there.
     pub fn target_alive(&self) -> bool {
         threads(self.pid).is_ok()
