@@ -13,7 +13,7 @@ help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
 
 run: ## Build and run the main job; needs cargo and a C toolchain
-	@source scripts/toolchain.sh && cargo run --release --bin iommu-bench -- run $(SCENARIO) $(ARGS)
+	@source scripts/toolchain.sh && cargo run --release $$RELEASE_CONFIG --bin iommu-bench -- run $(SCENARIO) $(ARGS)
 
 test: ## Install what the tests need, then run every check
 	@scripts/setup-test-deps

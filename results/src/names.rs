@@ -72,6 +72,14 @@ pub const IOTLB_FLUSHES: &str = "iotlb_flushes";
 /// Unit of figures per packet: a plain number.
 pub const PER_PACKET: &str = "1/packet";
 
+/// Counts of the processor that become metrics per packet; see [`per_packet`].
+pub const HARDWARE_COUNTS: [&str; 4] = ["cycles", "instructions", "dtlb_misses", "llc_misses"];
+
+/// Metric: a count of the processor's by packet, in [`PER_PACKET`], such as `cycles_per_packet`.
+pub fn per_packet(count: &str) -> String {
+    format!("{count}_per_packet")
+}
+
 /// The metrics made of one count of the modelled IOTLB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IotlbRate {
@@ -141,6 +149,7 @@ pub fn unit_of(name: &str) -> &'static str {
         THROUGHPUT | MEMCPY_THROUGHPUT => BYTES_PER_SECOND,
         TRANSACTIONS => PER_SECOND,
         _ if IOTLB_RATES.iter().any(|rate| rate.per_packet == name) => PER_PACKET,
+        _ if HARDWARE_COUNTS.iter().any(|count| per_packet(count) == name) => PER_PACKET,
         _ if IOTLB_RATES.iter().any(|rate| rate.per_second == name) => PER_SECOND,
         // What is no rate is a time.
         _ => NANOSECONDS,

@@ -51,6 +51,8 @@ pub(crate) struct Slice {
     pub(crate) histograms: BTreeMap<String, Histogram>,
     /// Exact means of the same latencies, in nanoseconds.
     pub(crate) means_ns: BTreeMap<String, f64>,
+    /// What the processor counted, by the counter's name, or why it did not.
+    pub(crate) counted: crate::probes::Counted,
 }
 
 /// A case cannot be set up, or broke while it ran.

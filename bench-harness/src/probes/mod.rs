@@ -4,12 +4,16 @@
 //! on. So a drift of the machine does not look like a cost, and within a round all cases share the same state: ratios
 //! between cases are as if there were no probes.
 
+mod counters;
+mod flame;
 mod record;
 mod sites;
 
 use iommu_probes::{Attached, Filter, ProbeError, ProbeSet, Skipped, Snapshot};
 use iommu_results::Overhead;
 
+pub(crate) use counters::{Counted, Counters};
+pub(crate) use flame::{Flame, record as record_profile};
 pub(crate) use record::{Measured, record};
 pub(crate) use sites::{ORDER, Pass, PassSeen};
 

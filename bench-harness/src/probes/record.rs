@@ -17,6 +17,8 @@ pub(crate) struct Measured {
     pub(crate) kernel: Option<Seen>,
     /// In the pass with the device's sites, or why there was none.
     pub(crate) sites: Option<Result<PassSeen, String>>,
+    /// Where the time went, or why that is not known; nothing where it was not asked for.
+    pub(crate) profile: Option<Result<iommu_profile::Profile, String>>,
 }
 
 /// Requests by their type on the wire (virtio-iommu, 5.13.6).

@@ -55,8 +55,17 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
     }
     warnings.extend(lab_warning(facts.lab.as_deref()));
     warnings.extend(end_warning(&outcome.end));
-    let (probes, said) = probed(facts.probes, outcome.observed, specs, &outcome.gathered, scenario.seed);
+    let profile = outcome.observed.profile.take();
+    let observed = std::mem::take(&mut outcome.observed);
+    let sampled = matches!(profile, Some(Ok(_)));
+    let (mut probes, said) = probed(facts.probes, observed, sampled, specs, &outcome.gathered, scenario.seed);
     warnings.extend(said);
+    let title = format!("{} on {}", scenario.name, if facts.lab.is_some() { "lab" } else { "local" });
+    let flame = profile.and_then(|profile| {
+        let (kept, said) = probes::record_profile(&mut probes, profile, &title);
+        warnings.extend(said);
+        kept
+    });
     let relative = relatives::of(specs, &outcome.gathered, scenario.seed);
     let mut histograms = Histograms::new();
     let artefacts = Artefacts {
@@ -64,7 +73,7 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
         heat: Some(heat(&facts.run_id, specs, &mut outcome.gathered)),
         sweep: sweep::artefact(&facts.run_id, &request.swept),
         churn: request.record.is_some().then(|| churn::artefact(&facts.run_id, specs, &outcome.gathered)),
-        profile: None,
+        profile: flame,
     };
     let mut cases = Vec::with_capacity(specs.len());
     for (spec, gathered) in specs.iter().zip(outcome.gathered) {
@@ -134,6 +143,7 @@ fn case(spec: &CaseSpec, gathered: Gathered, exact: bool, seed: u64) -> Case {
         .collect();
     case.metrics.extend(iotlb_rates(&gathered, exact, seed));
     case.metrics.extend(churn::metrics(spec, &gathered, seed));
+    case.metrics.extend(hardware_counts(&gathered, seed));
     let summaries = gathered.histograms.iter().filter_map(|(name, h)| Some((name.clone(), h.summary()?)));
     case.histograms = summaries.collect();
     case.counts = gathered.counts;
@@ -194,6 +204,19 @@ fn iotlb_rates(gathered: &Gathered, exact: bool, seed: u64) -> impl Iterator<Ite
     })
 }
 
+/// What the processor counted for each packet, or why it did not.
+fn hardware_counts(gathered: &Gathered, seed: u64) -> impl Iterator<Item = (String, Metric)> {
+    iommu_profile::Event::HARDWARE.iter().filter_map(move |event| {
+        let name = names::per_packet(event.name());
+        let metric = match (gathered.series.get(&name), gathered.uncounted.get(&name)) {
+            (_, Some(reason)) => Metric::missing(reason),
+            (Some(series), None) => metric(Some(series), names::PER_PACKET, false, seed),
+            (None, None) => return None,
+        };
+        Some((name, metric))
+    })
+}
+
 fn metric(series: Option<&Vec<SliceValue>>, unit: &str, exact: bool, seed: u64) -> Metric {
     if exact {
         return Metric::missing(VIRTUAL_TIME);
@@ -206,6 +229,7 @@ fn metric(series: Option<&Vec<SliceValue>>, unit: &str, exact: bool, seed: u64) 
 fn probed(
     wanted: Wanted,
     observed: Measured,
+    sampled: bool,
     specs: &[CaseSpec],
     gathered: &[Gathered],
     seed: u64,
@@ -214,7 +238,7 @@ fn probed(
         let main = metrics_of(spec.test).next().and_then(|(name, _)| gathered.series.get(name));
         main.into_iter().flatten().map(|slice| (slice.round, slice.value)).collect()
     };
-    let is_attached = observed.kernel.as_ref().is_some_and(|seen| !seen.attached.is_empty());
+    let is_attached = sampled || observed.kernel.as_ref().is_some_and(|seen| !seen.attached.is_empty());
     let series: Vec<_> = specs.iter().zip(gathered).map(rates).collect();
     let overhead = is_attached.then(|| probes::overhead(&series, seed)).flatten();
     let ids: Vec<String> = specs.iter().map(|spec| spec.id.clone()).collect();

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use iommu_results::{
     Histogram, Param, SliceValue,
     artefacts::{SliceHeat, latency_buckets},
+    names,
 };
 
 use crate::{
@@ -27,6 +28,8 @@ pub(crate) struct Gathered {
     pub(crate) heat: Vec<SliceHeat>,
     /// Its accesses, recorded in a pass of their own, or why there are none; nothing before that pass.
     pub(crate) recording: Option<Result<Recording, String>>,
+    /// Why a metric made of a hardware counter has no values.
+    pub(crate) uncounted: BTreeMap<String, String>,
     /// Slices in it.
     pub(crate) slices: u32,
 }
@@ -40,6 +43,21 @@ impl Gathered {
         let rates = rates(&slice).map(|(name, value)| (name.to_owned(), value));
         for (name, value) in rates.chain(slice.means_ns.clone()) {
             self.series.entry(name).or_default().push(SliceValue { round, at_ns, value });
+        }
+        for (event, counted) in &slice.counted {
+            let name = names::per_packet(event);
+            match counted {
+                Ok(n) if slice.packets > 0 => {
+                    let value = n / slice.packets as f64;
+                    self.series.entry(name).or_default().push(SliceValue { round, at_ns, value });
+                }
+                Ok(_) => {
+                    self.uncounted.insert(name, "no packet was moved".to_owned());
+                }
+                Err(reason) => {
+                    self.uncounted.insert(name, reason.clone());
+                }
+            }
         }
         if slice.elapsed_ns.is_some() {
             let latency = slice.histograms.iter().map(|(name, h)| (name.clone(), latency_buckets(h)));
@@ -87,8 +105,6 @@ fn rates(slice: &Slice) -> impl Iterator<Item = (&'static str, f64)> {
 
 #[cfg(test)]
 mod tests {
-    use iommu_results::names;
-
     use super::*;
 
     fn slice() -> Slice {
@@ -123,6 +139,15 @@ mod tests {
         assert_eq!(gathered.series[names::CPU_PER_PACKET], both(1000.0));
         assert_eq!(gathered.series[names::GRACE_WAIT], both(12.5));
         assert!(!gathered.series.contains_key(names::TRANSACTIONS), "nothing was transacted");
+    }
+
+    #[test]
+    fn hardware_counts_are_by_packet_or_have_a_reason() {
+        let counted = BTreeMap::from([("cycles", Ok(5000.0)), ("llc_misses", Err("no PMU".to_owned()))]);
+        let mut gathered = Gathered::default();
+        gathered.add(Step { round: Some(0), case: 0 }, Duration::ZERO, Slice { counted, ..slice() });
+        assert_eq!(gathered.series["cycles_per_packet"][0].value, 5.0);
+        assert_eq!(gathered.uncounted["llc_misses_per_packet"], "no PMU");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
     interrupt::Interrupt,
     machine::{Amount, CaseError, Machine, PreparedCase, RecordLimits, Recording, Slice},
     plan::Step,
-    probes::{self, Measured, Pass, PassSeen, Wanted, Watch},
+    probes::{self, Counters, Flame, Measured, Pass, PassSeen, Wanted, Watch},
 };
 
 /// Steps that pass before an injected failure of the driver.
@@ -99,8 +99,13 @@ fn work(job: &Job, events: &Sender<Event>) -> Result<bool, CaseError> {
         say(events, Event::Besides("attaching kernel probes".to_owned()));
         Watch::start(job.wanted.log)
     });
-    let stepped = steps(job, events, &mut prepared, watch.as_mut());
+    let flame = job.wanted.kernel.then(Flame::start);
+    let stepped = steps(job, events, &mut prepared, watch.as_mut(), flame.as_ref());
     measured.kernel = watch.map(Watch::finish);
+    if let Some(flame) = flame {
+        say(events, Event::Besides("finding the names of sampled functions".to_owned()));
+        measured.profile = Some(flame.finish());
+    }
     if matches!(stepped, Ok(false)) && job.wanted.sites {
         measured.sites = Some(sites(job, events, &mut prepared)?);
     }
@@ -121,7 +126,9 @@ fn steps(
     events: &Sender<Event>,
     prepared: &mut Prepared,
     mut watch: Option<&mut Watch>,
+    flame: Option<&Flame>,
 ) -> Result<bool, CaseError> {
+    let mut counters = (!job.wanted.exact).then(Counters::start);
     for (done, &(step, amount)) in job.steps.iter().enumerate() {
         if job.interrupt.requested() {
             return Ok(true);
@@ -131,7 +138,16 @@ fn steps(
         if let Some(watch) = &mut watch {
             watch.for_round(step.round);
         }
-        let slice = prepared[step.case].run_slice(amount)?;
+        if let Some(flame) = flame {
+            flame.for_round(step.round);
+        }
+        if let Some(counters) = &mut counters {
+            counters.begin();
+        }
+        let mut slice = prepared[step.case].run_slice(amount)?;
+        if let Some(counters) = &mut counters {
+            slice.counted = counters.end();
+        }
         say(events, Event::Done(step, Box::new(slice)));
     }
     Ok(false)
