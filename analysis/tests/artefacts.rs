@@ -107,6 +107,7 @@ fn page() -> String {
         heat: Some(heat(&run)),
         sweep: Some(sweep(&run)),
         churn: Some(churn(&run)),
+        profile: None,
     };
     html_with(&run, &histograms, &artefacts)
 }
