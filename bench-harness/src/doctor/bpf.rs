@@ -36,6 +36,8 @@ pub(super) const CHECKS: &[Check] = &[
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 const LOAD: &str = "run as root, or with CAP_BPF and CAP_PERFMON";
+const FENTRY: &str =
+    "a kernel with CONFIG_DYNAMIC_FTRACE and writable text, as distributions build it; the lab has one";
 
 /// `BPF_PROG_LOAD`'s part of `bpf_attr`, up to the last field used here. The kernel takes the rest for zero.
 #[repr(C)]
@@ -156,14 +158,16 @@ fn fentry() -> Finding {
         Ok(id) => id,
         Err(finding) => return finding,
     };
+    let missing = "latencies of kernel functions are n/a";
     match load(TRACING, TRACE_FENTRY, id).map(|program| attach(&program, None)) {
         Ok(Ok(_)) => Finding::yes("loaded and attached"),
-        Ok(Err(error)) => Finding::no(
-            format!(
-                "loaded, attaching to {QUIET_FUNCTION} refused: {error}; latencies of kernel functions are n/a"
-            ),
-            "a kernel with CONFIG_DYNAMIC_FTRACE and writable text, as distributions build it; the lab has one",
-        ),
+        Ok(Err(error)) => {
+            Finding::no(format!("loaded, attaching to {QUIET_FUNCTION} refused: {error}; {missing}"), FENTRY)
+        }
+        // Whoever may load the simplest program is not short of rights: this kernel refuses the type.
+        Err(error) if load(RAW_TRACEPOINT, 0, 0).is_ok() => {
+            Finding::no(format!("this kernel refuses the type: {error}; {missing}"), FENTRY)
+        }
         Err(error) => refused("loading refused", &error),
     }
 }
