@@ -42,9 +42,17 @@ fn json_is_the_stored_run_and_follows_the_schema() {
     assert_eq!((&run["scenario"], &run["machine"]), (&"netperf-strict".into(), &"local".into()));
     assert_eq!((&run["seed"], &run["partial"]), (&5.into(), &false.into()));
     assert!(run["environment"].is_object() && run["warnings"].is_array() && run["revision"].is_string());
-    assert_eq!(run["probes"]["attached"], Value::Array(vec![]));
-    assert!(run["probes"]["skipped"][0]["reason"].as_str().unwrap().contains("no kernel probes"));
-    assert!(run["probes"]["lost"].as_object().unwrap().is_empty());
+    // What can be attached depends on who runs the tests; whatever cannot says why.
+    let (attached, skipped) =
+        (run["probes"]["attached"].as_array().unwrap(), run["probes"]["skipped"].as_array().unwrap());
+    assert!(attached.len() + skipped.len() > 0);
+    assert!(attached.iter().all(|one| ["name", "kind", "target"].iter().all(|key| one[*key].is_string())));
+    assert!(
+        skipped
+            .iter()
+            .all(|one| one["name"].is_string() && one["reason"].as_str().is_some_and(|why| !why.is_empty()))
+    );
+    assert!(run["probes"]["lost"].is_object());
     assert_eq!(run["cases"].as_array().unwrap().len(), 4);
     for case in run["cases"].as_array().unwrap() {
         let main = if case["test"] == "TCP_RR" { "transactions" } else { "throughput" };
@@ -234,12 +242,17 @@ fn every_slice_is_kept_and_the_means_are_those_of_the_slices() {
     for case in &stored.run.cases {
         for (name, metric) in case.metrics.iter().filter(|(name, _)| iommu_results::names::is_measured(name))
         {
+            // A counter that the processor does not have has neither value nor slices.
+            let Some(value) = metric.value() else {
+                assert!(series.of(&case.id, name).is_none(), "{} {name}", case.id);
+                continue;
+            };
             let slices = series.of(&case.id, name).unwrap();
             let rounds: Vec<u32> = slices.slices.iter().map(|slice| slice.round).collect();
             assert_eq!(rounds, (0..8).collect::<Vec<_>>(), "{} {name}", case.id);
             assert!(slices.slices.is_sorted_by(|a, b| a.at_ns < b.at_ns));
             let mean = slices.values().iter().sum::<f64>() / 8.0;
-            assert!((mean / metric.value().unwrap() - 1.0).abs() < 1e-9, "{} {name}", case.id);
+            assert!((mean / value - 1.0).abs() < 1e-9, "{} {name}", case.id);
         }
         for (name, summary) in &case.histograms {
             let means = series.of(&case.id, name).unwrap().values();
