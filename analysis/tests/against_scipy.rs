@@ -160,7 +160,8 @@ fn what_has_no_ratio_says_why() {
 
 #[test]
 fn a_block_that_was_trampled_on_does_not_decide() {
-    let mut blocks: Vec<Block> = (0..20).map(|i| block(0.03 + 0.001 * f64::from(i % 5))).collect();
+    // With half as many, a resample may hold the outlier more often than is cut off, and the interval reaches far down.
+    let mut blocks: Vec<Block> = (0..40).map(|i| block(0.03 + 0.001 * f64::from(i % 5))).collect();
     let clean = paired::ratio(&blocks, 0.99, 1).unwrap();
     blocks[7].base = [9000.0, 7000.0];
     let trampled = paired::ratio(&blocks, 0.99, 1).unwrap();
