@@ -22,6 +22,8 @@ Examples:
   iommu-bench store gc --runs-older-than 90d
   iommu-bench store import                          index a store of an older version
   iommu-bench store import ~/colleague/results/runs
+  iommu-bench store export --out tables             then: duckdb -c \"select *
+                                                    from 'tables/metrics.parquet'\"
 
 Exit codes: 0 ok, 2 usage, 4 something is not sound, was refused, or failed.";
 
@@ -41,6 +43,8 @@ enum StoreCommand {
     Gc(GcArgs),
     /// Copy runs of other stores into this one; without a source, index the runs that are here
     Import(ImportArgs),
+    /// Write Parquet tables of every sound run, for DuckDB, DataFusion, ClickHouse or Spark
+    Export(ExportArgs),
 }
 
 /// Where the store is and how to print.
@@ -90,6 +94,15 @@ struct ImportArgs {
     sources: Vec<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct ExportArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Folder that gets runs, metrics, histograms, counts and relative.parquet; earlier ones are replaced
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    out: PathBuf,
+}
+
 /// Looks after a store.
 ///
 /// # Errors
@@ -99,6 +112,7 @@ pub(crate) fn store(args: &StoreArgs) -> Result<Exit, Failure> {
         StoreCommand::Verify(args) => verify(args),
         StoreCommand::Gc(args) => gc(args),
         StoreCommand::Import(args) => import(args),
+        StoreCommand::Export(args) => export(args),
     }
 }
 
@@ -280,6 +294,39 @@ fn import(args: &ImportArgs) -> Result<Exit, Failure> {
         out::print(&text)?;
     }
     Ok(if refused.is_empty() { Exit::Ok } else { Exit::Failed })
+}
+
+fn export(args: &ExportArgs) -> Result<Exit, Failure> {
+    let store = existing(&args.common.store)?;
+    let progress = Progress::of_items("runs");
+    let exported = iommu_results_export::parquet(&store, &args.out, |position| {
+        progress.item("runs", position.done, position.total);
+    });
+    progress.finish();
+    let exported = exported.map_err(Failure::failed)?;
+    let skipped = exported.survey.skipped();
+    if args.common.json {
+        let files: Vec<_> = exported
+            .files
+            .iter()
+            .map(|(path, rows)| json!({"path": path.display().to_string(), "rows": rows}))
+            .collect();
+        out::print_json(&json!({
+            "schema": "iommu-bench/export/1",
+            "tables": iommu_results_export::SCHEMA,
+            "runs": exported.survey.runs,
+            "skipped": skipped,
+            "files": files,
+        }))?;
+    } else {
+        let mut text = format!("{} exported, {skipped} left out", runs(exported.survey.runs));
+        text += if skipped == 0 { "\n" } else { ": see `iommu-bench store verify`\n" };
+        for (path, rows) in &exported.files {
+            text += &format!("{rows:>10} rows  {}\n", path.display());
+        }
+        out::print(&text)?;
+    }
+    Ok(Exit::Ok)
 }
 
 fn runs(count: usize) -> String {

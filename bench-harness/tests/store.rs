@@ -89,6 +89,26 @@ fn the_dashboard_of_real_runs_has_a_page_for_each() {
     assert!(out.code == 2 && out.stderr.contains("no site"), "{}", out.stderr);
 }
 
+#[test]
+fn export_writes_five_tables_and_says_how_many_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    measure(&dir.path().join("runs"));
+    let (store, out) = (dir.path().join("runs"), dir.path().join("tables"));
+    let arguments = ["store", "export", "--store", store.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    let (code, done) = json(&[&arguments[..], &["--json"]].concat());
+    assert_eq!(
+        (code, &done["tables"], &done["runs"]),
+        (0, &"iommu-bench/parquet/1".into(), &1.into()),
+        "{done}"
+    );
+    let files = done["files"].as_array().unwrap();
+    assert_eq!((files.len(), &files[0]["rows"]), (5, &1.into()), "{done}");
+    for file in files {
+        let bytes = fs::read(file["path"].as_str().unwrap()).unwrap();
+        assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"), "{file}");
+    }
+}
+
 /// The project's own history, as it is committed: real runs of real revisions.
 #[test]
 fn the_committed_history_is_as_it_was_stored() {

@@ -12,6 +12,8 @@
     // Metrics come first; a filter on the figure finds the others by name.
     state.kind = query.get("kind") || "metric";
     let shown = SHOWN;
+    // Rows of different hosts or builds look alike without this.
+    const several = new Set(data.series.map((row) => row.host)).size > 1;
 
     const tbody = IB.el("tbody", { id: "histories" });
     const status = IB.el("p", { class: "note", role: "status", id: "status" });
@@ -25,7 +27,7 @@
     }
     function fill() {
       const rows = data.series.filter(fits);
-      tbody.replaceChildren(...rows.slice(0, shown).map(tableRow));
+      tbody.replaceChildren(...rows.slice(0, shown).map((row) => tableRow(row, several)));
       status.textContent = rows.length === 0
         ? "No history fits these filters."
         : `${rows.length} of ${data.series.length} histories over ${data.runs} runs`;
@@ -72,12 +74,12 @@
     return "Histories";
   };
 
-  function tableRow(row) {
+  function tableRow(row, several) {
     const title = row.variant ? `${row.case} (parameters ${row.variant + 1})` : row.case;
     return IB.el("tr", {},
       IB.el("th", { scope: "row" }, IB.el("a", { href: IB.href(["metric", row.id]) }, IB.words(row.figure)),
         row.label ? IB.el("small", {}, ` ${row.label}`) : ""),
-      IB.el("td", {}, row.scenario), IB.el("td", { title: row.host }, row.machine), IB.el("td", {}, row.endpoint),
+      IB.el("td", {}, row.scenario), IB.el("td", {}, row.machine, several ? IB.el("small", {}, ` ${row.host}`) : ""), IB.el("td", {}, row.endpoint),
       IB.el("td", {}, IB.el("span", { class: `swatch ${row.mode}` }), row.mode), IB.el("td", { class: "case" }, title),
       IB.el("td", { class: "figure" }, IB.quantity(row.last, row.unit), " ", IB.el("small", {}, IB.plusMinus(row.last, row.last_ci))),
       IB.el("td", {}, IB.spark(row.spark)), IB.el("td", { class: "figure" }, String(row.n)),
