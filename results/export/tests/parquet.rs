@@ -55,6 +55,7 @@ fn run(run_id: &str, counts: usize) -> Run {
             metric: "throughput".to_owned(),
             case: "a/strict".to_owned(),
             baseline: "a/off".to_owned(),
+            baseline_metric: None,
             ratio: 0.5,
             ci: [0.4, 0.6],
             level: 0.99,
