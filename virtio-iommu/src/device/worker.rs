@@ -405,16 +405,23 @@ impl RequestWorker {
             self.credits.refund(removed.mappings, &core.pool);
             counters.unmapped(removed.mappings);
             self.note_removal(true);
-            if self.follows
-                && let Some(range) = IovaRange::new(unmap.virt_start, unmap.virt_end)
-            {
-                self.observe(|observer| observer.unmapped(DomainId(unmap.domain), range));
+            if self.follows {
+                self.tell_unmapped(unmap);
             }
         }
         Ok(())
     }
 
     #[cold]
+    #[inline(never)]
+    fn tell_unmapped(&mut self, unmap: &request::Unmap) {
+        if let Some(range) = IovaRange::new(unmap.virt_start, unmap.virt_end) {
+            self.observe(|observer| observer.unmapped(DomainId(unmap.domain), range));
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
     fn tell_attached(&mut self, endpoint: u32, domain: Option<u32>) {
         if self.follows {
             self.observe(|observer| observer.attached(EndpointId(endpoint), domain.map(DomainId)));
