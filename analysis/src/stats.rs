@@ -117,6 +117,19 @@ pub fn metric(samples: &[f64], unit: &str, level: f64, seed: u64) -> Metric {
 /// # Errors
 /// [`StatsError`] when there are too few samples or one is not finite.
 pub fn mean(samples: &[f64], level: f64, seed: u64) -> Result<Estimate, StatsError> {
+    // Small samples reach far into the tails and need many resamples; large ones need few and cost more each.
+    const DRAWS: usize = 1_600_000;
+    mean_from(samples, level, seed, (DRAWS / samples.len().max(1)).clamp(20_000, 200_000))
+}
+
+/// As [`mean`], from so many resamples: where many means are compared at once, a few hundred show the samples' skew, and
+/// the far tails are left to Student's interval.
+pub(crate) fn mean_from(
+    samples: &[f64],
+    level: f64,
+    seed: u64,
+    resamples: usize,
+) -> Result<Estimate, StatsError> {
     if !(level > 0.0 && level < 1.0) {
         return Err(StatsError::Level { level });
     }
@@ -127,7 +140,7 @@ pub fn mean(samples: &[f64], level: f64, seed: u64) -> Result<Estimate, StatsErr
         return Err(StatsError::TooFewSamples { n: samples.len() });
     }
     let quantile = student_quantile(level, samples.len());
-    let bootstrap = bootstrap_interval(samples, quantile, seed);
+    let bootstrap = bootstrap_interval(samples, quantile, seed, resamples);
     let student = student_interval(samples, quantile);
     let (lo, hi) = (bootstrap.0.min(student.0), bootstrap.1.max(student.1));
     Ok(Estimate { value: average(samples), lo, hi, level, n: samples.len() })
@@ -172,11 +185,8 @@ fn student_interval(samples: &[f64], quantile: f64) -> (f64, f64) {
 }
 
 /// The expanded percentile interval; see the module's documentation.
-fn bootstrap_interval(samples: &[f64], quantile: f64, seed: u64) -> (f64, f64) {
-    // Small samples reach far into the tails and need many resamples; large ones need few and cost more each.
-    const DRAWS: usize = 1_600_000;
+fn bootstrap_interval(samples: &[f64], quantile: f64, seed: u64, resamples: usize) -> (f64, f64) {
     let n = samples.len();
-    let resamples = (DRAWS / n).clamp(20_000, 200_000);
     let mut random = Pcg64Mcg::seed_from_u64(seed);
     let mut means: Vec<f64> = (0..resamples)
         .map(|_| (0..n).map(|_| samples[random.random_range(0..n)]).sum::<f64>() / n as f64)

@@ -9,11 +9,14 @@ use iommu_results::{Case, Metric, Run, Series};
 use super::Sides;
 use crate::paired::{Ratio, median, trimmed};
 use crate::rank;
-use crate::stats::{LEVEL, mean};
+use crate::stats::{LEVEL, mean_from};
 use crate::verdict::{self, MetricVerdict, Missing, Thresholds, Verdict};
 
 /// Smallest change between runs measured apart that is called better or worse.
 pub const SMALLEST_APART: f64 = 0.05;
+
+/// A matrix has hundreds of metrics, and nobody waits for a comparison.
+const RESAMPLES: usize = 2_000;
 
 /// Verdicts about every metric, and about the mean of every histogram where the slices were kept.
 pub fn timings(
@@ -130,8 +133,9 @@ fn apart(base: &[f64], head: &[f64], seed: u64) -> Result<Ratio, String> {
         }
     };
     let (in_base, in_head) = (logs(base, "base")?, logs(head, "head")?);
-    let of =
-        |values: &[f64], side: &str| mean(values, LEVEL, seed).map_err(|error| format!("{side}: {error}"));
+    let of = |values: &[f64], side: &str| {
+        mean_from(values, LEVEL, seed, RESAMPLES).map_err(|error| format!("{side}: {error}"))
+    };
     let (of_base, of_head) = (of(&in_base, "base")?, of(&in_head, "head")?);
     let estimate = trimmed(&in_head) - trimmed(&in_base);
     let centre = of_head.value - of_base.value;
