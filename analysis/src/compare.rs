@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use iommu_results::Histogram;
 
 use crate::distance::Distance;
-use crate::verdict::Report;
+use crate::verdict::{Missing, Report};
 
 pub use counts::counts;
 pub use flame::{Flame, FlameError, Grown, Stacks, differential, folded, parse as parse_folded};
@@ -69,6 +69,34 @@ pub struct Latency {
     pub head: Histogram,
     /// How far they lie apart.
     pub distance: Distance,
+}
+
+/// What could not be compared, for readers: what has the same reason stands together, in the order of its first one.
+pub(crate) fn grouped(missing: &[Missing]) -> Vec<(String, &str)> {
+    let mut reasons: Vec<(&str, Vec<&Missing>)> = Vec::new();
+    for one in missing {
+        match reasons.iter_mut().find(|(reason, _)| *reason == one.reason) {
+            Some((_, all)) => all.push(one),
+            None => reasons.push((&one.reason, vec![one])),
+        }
+    }
+    let distinct = |names: Vec<&str>| -> Vec<String> {
+        let mut names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    };
+    let what = |all: &[&Missing]| {
+        let metrics = distinct(all.iter().map(|one| one.metric.as_str()).collect()).join(", ");
+        let cases = distinct(all.iter().map(|one| one.case.as_str()).collect());
+        let metrics = if metrics == "*" { "everything".to_owned() } else { metrics };
+        match cases.as_slice() {
+            [case] if case == "*" => metrics,
+            [case] => format!("{metrics} of {case}"),
+            cases => format!("{metrics} of {} cases", cases.len()),
+        }
+    };
+    reasons.iter().map(|(reason, all)| (what(all), *reason)).collect()
 }
 
 /// A metric's value with its unit, a count's without.

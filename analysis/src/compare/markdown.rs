@@ -26,10 +26,8 @@ pub fn markdown(comparison: &Comparison) -> String {
     }
     if !report.missing.is_empty() {
         text.push_str("Not compared:\n\n");
-        for missing in &report.missing {
-            let (case, metric, reason) =
-                (code(&missing.case), code(&missing.metric), escape(&missing.reason));
-            let _ = writeln!(text, "- `{case}` `{metric}`: {reason}");
+        for (what, reason) in super::grouped(&report.missing) {
+            let _ = writeln!(text, "- {}: {}", escape(&what), escape(reason));
         }
         text.push('\n');
     }

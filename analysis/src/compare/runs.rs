@@ -36,6 +36,7 @@ pub fn timings(
             };
             let judged = match (of(in_base, base_series), of(in_head, head_series)) {
                 (Ok(base), Ok(head)) => judge(name, &base, &head, thresholds, quiet, seed),
+                (Err(base), Err(head)) if base == head => Err((base, false)),
                 (Err(base), Err(head)) => Err((format!("base: {base}; head: {head}"), false)),
                 (Err(base), _) => Err((format!("base: {base}"), true)),
                 (_, Err(head)) => Err((format!("head: {head}"), true)),

@@ -7,8 +7,8 @@ use super::markdown::value;
 use crate::terminal::{Options, Page};
 use crate::verdict::{MetricVerdict, Verdict};
 
-const HEADS: [&str; 7] = ["", "base", "head", "ratio", "interval", "floor", "verdict"];
-const RIGHT: [usize; 4] = [1, 2, 3, 5];
+const HEADS: [&str; 6] = ["", "base", "ratio", "interval", "floor", "verdict"];
+const RIGHT: [usize; 3] = [1, 2, 4];
 
 /// The whole comparison as text, ending with a newline.
 pub fn text(comparison: &Comparison, options: Options) -> String {
@@ -32,9 +32,8 @@ pub fn text(comparison: &Comparison, options: Options) -> String {
     }
     if !report.missing.is_empty() {
         page.heading("Not compared");
-        for missing in &report.missing {
-            let what = format!("{} of {}: {}", missing.metric, missing.case, missing.reason);
-            page.wrapped(&what, Style::new());
+        for (what, reason) in super::grouped(&report.missing) {
+            page.wrapped(&format!("{what}: {reason}"), Style::new());
         }
     }
     changed(&mut page, comparison);
@@ -51,13 +50,27 @@ pub fn text(comparison: &Comparison, options: Options) -> String {
 
 fn cells(metric: &MetricVerdict) -> Vec<String> {
     let none = || "n/a".to_owned();
+    let count = super::markdown::is_count(metric);
+    // A time's other side follows from the ratio; a count's is what matters.
+    let base = match count {
+        true => format!("{} → {}", value(metric, metric.base), value(metric, metric.head)),
+        false => value(metric, metric.base),
+    };
+    let interval = |[lo, hi]: [f64; 2]| match hi - lo < 0.2 {
+        true => format!("{lo:.3} to {hi:.3}"),
+        false => format!("{lo:.2} to {hi:.2}"),
+    };
+    let floor = metric.noise_floor * 100.0;
     vec![
         metric.metric.clone(),
-        value(metric, metric.base),
-        value(metric, metric.head),
+        base,
         metric.ratio.map_or_else(none, |ratio| format!("×{ratio:.3}")),
-        metric.ci.map_or_else(none, |[lo, hi]| format!("{lo:.3} to {hi:.3}")),
-        format!("{:.1} %", metric.noise_floor * 100.0),
+        match metric.ci {
+            _ if count => "exact".to_owned(),
+            Some(ci) => interval(ci),
+            None => none(),
+        },
+        if floor < 10.0 { format!("{floor:.1} %") } else { format!("{floor:.0} %") },
         metric.verdict.to_string(),
     ]
 }

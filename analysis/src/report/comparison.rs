@@ -212,6 +212,7 @@ fn missing(page: &mut Page, comparison: &Comparison) {
     if missing.is_empty() {
         page.paragraph("Every metric and count of either side was compared.");
     }
-    page.list(missing.iter().map(|one| format!("{} of {}: {}", one.metric, one.case, one.reason)));
+    let grouped = crate::compare::grouped(missing).into_iter();
+    page.list(grouped.map(|(what, reason)| format!("{what}: {reason}")));
     page.list(comparison.notes.iter().cloned());
 }
