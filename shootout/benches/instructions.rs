@@ -24,10 +24,10 @@ const COUNT: usize = 1024;
 
 /// Instructions of [`COUNT`] operations: release profile, x86-64, the pinned toolchain.
 mod expected {
-    pub(super) const TRANSLATE: u64 = 91_256;
-    pub(super) const MAP: u64 = 134_273;
-    pub(super) const UNMAP: u64 = 123_001;
-    pub(super) const RING: u64 = if cfg!(feature = "sites-off") { 2_373_052 } else { 2_391_044 };
+    pub(super) const TRANSLATE: u64 = 88_184;
+    pub(super) const MAP: u64 = 131_201;
+    pub(super) const UNMAP: u64 = 119_929;
+    pub(super) const RING: u64 = if cfg!(feature = "sites-off") { 2_475_860 } else { 2_487_700 };
     pub(super) const DMA: u64 = 29_966;
 }
 
