@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Dashboard(crate::dashboard::DashboardArgs),
     /// Verify, tidy, import and export a store of runs
     Store(crate::store::StoreArgs),
+    /// Serve the IOMMU, two network cards and a disk to QEMU (10.1 or later) over vfio-user
+    Serve(crate::serve::ServeArgs),
     /// Run any of these commands inside the emulated host
     Lab(crate::lab::LabArgs),
     /// Print a completion script for a shell

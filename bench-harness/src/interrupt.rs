@@ -20,15 +20,21 @@ impl Interrupt {
     /// # Errors
     /// When the handler cannot be installed.
     pub(crate) fn install() -> Result<Self, ctrlc::Error> {
+        Self::install_saying("Interrupted: finishing this slice, then saving. Press Ctrl-C again to abort.")
+    }
+
+    /// As [`install`](Self::install), with other words for the first Ctrl-C.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install).
+    pub(crate) fn install_saying(words: &'static str) -> Result<Self, ctrlc::Error> {
         let interrupt = Self::default();
         let flag = interrupt.clone();
         ctrlc::set_handler(move || {
             if flag.0.swap(true, Ordering::Relaxed) {
                 process::exit(i32::from(Exit::Interrupted as u8));
             }
-            anstream::eprintln!(
-                "\nInterrupted: finishing this slice, then saving. Press Ctrl-C again to abort."
-            );
+            anstream::eprintln!("\n{words}");
         })?;
         Ok(interrupt)
     }

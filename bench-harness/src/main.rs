@@ -29,6 +29,7 @@ mod progress;
 mod report;
 mod run;
 mod scenarios;
+mod serve;
 mod store;
 mod tables;
 mod trace;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::List(args) => scenarios::list(&args),
         Command::Show(args) => scenarios::show(&args),
         Command::Tables(args) => tables::tables(&args),
+        Command::Serve(args) => serve::serve(&args),
         Command::Lab(args) => lab::command(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Trace(args) => trace::trace(&args),

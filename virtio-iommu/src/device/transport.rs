@@ -19,6 +19,7 @@ use crate::{
     domain::DomainLimits,
     endpoint::{Attachment, EndpointPort, EndpointState, PortError},
     epoch::TooManyParticipants,
+    fault::FaultListener,
     memory::GuestRam,
     properties::{EndpointProperties, Incompatible},
     queue::{Queue, QueueError},
@@ -173,6 +174,11 @@ impl Device {
         for (lane, number) in self.core.lanes.iter().zip(0..) {
             *lane.observer() = Some(observer(number));
         }
+    }
+
+    /// Brings somebody who hears of every fault; `false` when there is one already.
+    pub fn set_fault_listener(&self, listener: Box<dyn FaultListener>) -> bool {
+        self.core.faults.listen(listener)
     }
 
     /// Takes the observer of the first request queue back; `None` while a worker has it (reset the device first).

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError},
 };
 
 use iommu_sites::{self as sites, EndpointKey};
@@ -12,7 +12,7 @@ use virtio_iommu_spec::{
 };
 use virtio_transport::Interrupt;
 
-use super::{FaultCause, FaultCounts, counts::Counters, record};
+use super::{FaultCause, FaultCounts, FaultListener, counts::Counters, record};
 use crate::{
     dma::Access,
     memory::GuestRam,
@@ -35,6 +35,7 @@ pub(crate) struct FaultSink {
     waiting: AtomicU64,
     active: Mutex<Option<Active>>,
     counters: Counters,
+    listener: OnceLock<Box<dyn FaultListener>>,
     ram: GuestRam,
 }
 
@@ -46,8 +47,14 @@ impl FaultSink {
             waiting: AtomicU64::new(0),
             active: Mutex::new(None),
             counters: Counters::default(),
+            listener: OnceLock::new(),
             ram,
         }
+    }
+
+    /// Returns `false` when there is a listener already.
+    pub(crate) fn listen(&self, listener: Box<dyn FaultListener>) -> bool {
+        self.listener.set(listener).is_ok()
     }
 
     /// The driver enabled the event queue.
@@ -88,6 +95,9 @@ impl FaultSink {
         // Rate limit without a clock: the first, second, fourth, eighth, …
         if count.is_power_of_two() {
             tracing::warn!(?cause, %endpoint, address = format_args!("{address:#x}"), ?access, count, "IOMMU fault");
+        }
+        if let Some(listener) = self.listener.get() {
+            listener.fault(cause, endpoint, address, access);
         }
         {
             let mut backlog = lock(&self.backlog);

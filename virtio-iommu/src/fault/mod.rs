@@ -14,6 +14,13 @@ use virtio_iommu_spec::{
 
 use crate::dma::Access;
 
+/// Hears of every fault, whether or not the driver does. Called on the endpoint's thread under its view of memory: it
+/// neither waits nor accesses memory of the guest's.
+pub trait FaultListener: Send + Sync {
+    /// An access was refused.
+    fn fault(&self, cause: FaultCause, endpoint: EndpointId, address: u64, access: Access);
+}
+
 /// A fault as the wire tells it. The cause is finer than the wire's reason: a missing mapping and a permission
 /// violation are both `MAPPING` there.
 pub(crate) fn record(cause: FaultCause, endpoint: EndpointId, address: u64, access: Access) -> Fault {
