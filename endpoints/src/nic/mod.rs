@@ -18,7 +18,7 @@ use virtio_transport::{ActivateError, Activation, Interrupt, ServiceError, Servi
 
 use crate::{
     DmaPort,
-    queues::{is_queue_size, read_space},
+    crew::{is_queue_size, read_space},
 };
 
 mod cable;
