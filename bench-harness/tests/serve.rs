@@ -58,9 +58,15 @@ fn it_serves_until_ctrl_c_and_leaves_no_socket() {
     let last = objects.last().unwrap();
     assert!(objects.len() > 1 && last["final"] == true && objects[0]["final"] == false);
     assert_eq!(last["schema"], "iommu-bench/serve/1");
-    assert_eq!((&last["sockets"]["nic0"]["connections"], &last["sockets"]["nic0"]["hung_up"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&last["sockets"]["nic0"]["connections"], &last["sockets"]["nic0"]["hung_up"]),
+        (&1.into(), &1.into())
+    );
     assert_eq!(last["sockets"]["disk"]["connections"], 0);
-    assert!(stderr.contains("qemu-system-x86_64") && stderr.contains("0 connections") || stderr.contains("1 connections"));
+    assert!(
+        stderr.contains("qemu-system-x86_64") && stderr.contains("0 connections")
+            || stderr.contains("1 connections")
+    );
 }
 
 #[test]
@@ -75,8 +81,12 @@ fn the_command_it_prints_is_complete_and_for_a_shell() {
     let words = String::from_utf8(words.stdout).unwrap();
     let words: Vec<&str> = words.lines().collect();
     let devices = words.iter().filter_map(|word| serde_json::from_str::<Value>(word).ok());
-    let sockets: Vec<String> = devices.map(|device| device["socket"]["path"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(sockets, SOCKETS.map(|name| fs::canonicalize(&folder).unwrap().join(name).display().to_string()));
+    let sockets: Vec<String> =
+        devices.map(|device| device["socket"]["path"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(
+        sockets,
+        SOCKETS.map(|name| fs::canonicalize(&folder).unwrap().join(name).display().to_string())
+    );
     let table = words.iter().find_map(|word| word.strip_prefix("file=")).unwrap();
     assert_eq!(&fs::read(table).unwrap()[..4], b"VIOT");
     assert!(!folder.join("iommu.sock").exists(), "nothing was served");
@@ -95,7 +105,9 @@ fn what_cannot_be_is_said() {
     fs::write(&file, "x").unwrap();
     let refused = common::outcome(&["serve", "--socket-dir", file.to_str().unwrap()]);
     assert!(refused.code == 4 && refused.stderr.contains("--socket-dir"), "{}", refused.stderr);
-    for args in [&["serve"][..], &["serve", "--socket-dir", "x", "--disk", "0"], &["serve", "--doorbell", "maybe"]] {
+    for args in
+        [&["serve"][..], &["serve", "--socket-dir", "x", "--disk", "0"], &["serve", "--doorbell", "maybe"]]
+    {
         assert_eq!(common::outcome(args).code, 2, "{args:?}");
     }
 }
