@@ -23,9 +23,13 @@ fn start(folder: &Path, args: &[&str]) -> Child {
     let program = assert_cmd::cargo::cargo_bin("iommu-bench");
     let mut command = Command::new(program);
     command.args(["serve", "--socket-dir"]).arg(folder).args(args);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let since = Instant::now();
     while !SOCKETS.iter().all(|name| folder.join(name).exists()) {
+        if child.try_wait().unwrap().is_some() {
+            let said = child.wait_with_output().unwrap().stderr;
+            panic!("it ended: {}", String::from_utf8_lossy(&said));
+        }
         assert!(since.elapsed() < Duration::from_secs(60), "the sockets appear");
         std::thread::sleep(Duration::from_millis(10));
     }

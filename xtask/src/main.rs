@@ -12,6 +12,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool for developers")]
 
 mod calibrate;
+mod compiler;
 mod conformance;
 mod fuzz;
 mod instructions;
@@ -61,7 +62,7 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = probes::as_compiler() {
+    if let Some(code) = compiler::as_compiler() {
         return code;
     }
     let root = root();

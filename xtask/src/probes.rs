@@ -2,23 +2,23 @@
 //!
 //! What a build depends on is pinned: sources by the eBPF crate's lock file, tools by `probes/object/toolchain.toml`. What
 //! it must not depend on is taken out: the folders' names are mapped to fixed ones, the hash that cargo makes of a package's
-//! folder and rustc puts into symbols is replaced by the crate's name ([`as_compiler`]), debug sections are stripped (BTF
+//! folder and rustc puts into symbols is replaced by the crate's name ([`compiler`]), debug sections are stripped (BTF
 //! stays). So the same tools give the same bytes wherever the sources lie.
 
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Output},
+    process::{Command, Output},
 };
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::compiler;
+
 /// The objects, by the name of their binary.
 const OBJECTS: [&str; 2] = ["events", "sites"];
 const TARGET: &str = "bpfel-unknown-none";
-/// Set for the compiler calls of the eBPF build: this program then stands in for rustc.
-const AS_COMPILER: &str = "XTASK_AS_COMPILER";
 /// Crates whose folder cargo would hash: ours, and those of the core library.
 const RENAMED: [&str; 6] =
     ["iommu_probes_common", "events", "sites", "core", "compiler_builtins", "rustc_std_workspace_core"];
@@ -138,8 +138,6 @@ impl Toolchain {
 
 fn build(root: &Path, toolchain: &Toolchain) -> Result<PathBuf, ProbesError> {
     let target_dir = root.join("target/ebpf");
-    let myself =
-        env::current_exe().map_err(|source| ProbesError::Run { program: "myself".to_owned(), source })?;
     let path = env::join_paths(
         toolchain
             .linker
@@ -157,10 +155,10 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<PathBuf, ProbesError> {
         .env("RUSTC", toolchain.sysroot.join("bin/rustc"))
         // `-Zbuild-std` on a stable toolchain.
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTC_WRAPPER", myself)
-        .env(AS_COMPILER, "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags(root, toolchain).join("\x1f"))
         .env("PATH", path);
+    compiler::rename(&mut cargo, RENAMED)
+        .map_err(|source| ProbesError::Run { program: "myself".to_owned(), source })?;
     for inherited in ["RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN", "CARGO", "RUSTFLAGS", "LD_LIBRARY_PATH"]
     {
         cargo.env_remove(inherited);
@@ -203,33 +201,6 @@ fn strip(toolchain: &Toolchain, object: &Path) -> Result<Vec<u8>, ProbesError> {
     read(&stripped)
 }
 
-/// Stands in for rustc where the eBPF build asks for it: the same call, but what cargo made of a package's folder becomes
-/// the crate's name. `None` in every other call of this program.
-pub(crate) fn as_compiler() -> Option<ExitCode> {
-    env::var_os(AS_COMPILER)?;
-    let arguments: Vec<_> = env::args().skip(1).collect();
-    let (rustc, rest) = arguments.split_first()?;
-    let status = Command::new(rustc).args(renamed(rest)).status();
-    Some(match status {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: cannot run {rustc}: {error}");
-            ExitCode::FAILURE
-        }
-    })
-}
-
-fn renamed(arguments: &[String]) -> Vec<String> {
-    let name = arguments.windows(2).find(|two| two[0] == "--crate-name").map(|two| two[1].as_str());
-    let Some(name) = name.filter(|name| RENAMED.contains(name)) else { return arguments.to_vec() };
-    let rename = |argument: &String| match argument.strip_prefix("metadata=") {
-        Some(_) => format!("metadata={name}"),
-        None => argument.clone(),
-    };
-    arguments.iter().map(rename).collect()
-}
-
 fn first_line(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     let text = String::from_utf8(output.stdout).ok()?;
@@ -247,26 +218,4 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ProbesError> {
 fn not_run(why: &str) -> Result<(), ProbesError> {
     println!("# not run: comparing the eBPF objects with their sources: {why}");
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_our_crates_are_renamed() {
-        let call = |name: &str| {
-            ["--crate-name", name, "-C", "metadata=0123", "-C", "extra-filename=-45"]
-                .map(str::to_owned)
-                .to_vec()
-        };
-        assert_eq!(renamed(&call("events"))[3], "metadata=events");
-        assert_eq!(renamed(&call("events"))[5], "extra-filename=-45", "the file's name is cargo's business");
-        assert_eq!(
-            renamed(&call("aya_ebpf")),
-            call("aya_ebpf"),
-            "a registry's crate has no folder in its hash"
-        );
-        assert_eq!(renamed(&["-vV".to_owned()]), ["-vV"]);
-    }
 }

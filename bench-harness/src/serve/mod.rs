@@ -50,7 +50,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub(crate) disk: u32,
     /// How often statistics are shown
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration::parse)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration::parse_interval)]
     pub(crate) interval: Duration,
     /// Write the VIOT table, print the QEMU command, and end
     #[arg(long, conflicts_with = "json")]

@@ -36,7 +36,7 @@ pub(crate) struct TraceArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "pid")]
     comm: Option<String>,
     /// Time between tables, such as 500ms or 2s
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = crate::duration::parse)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = crate::duration::parse_interval)]
     interval: Duration,
     /// End after this time [default: at Ctrl-C]
     #[arg(long, value_name = "TIME", value_parser = crate::duration::parse)]
