@@ -105,6 +105,8 @@ pub struct Source {
     pub record: Option<&'static str>,
     /// Name among the arguments.
     pub argument: Option<Argument>,
+    /// Only its lowest byte counts.
+    pub low_byte: bool,
 }
 
 /// A value among the arguments.
@@ -127,36 +129,42 @@ pub enum Argument {
 
 impl Source {
     /// Not used.
-    pub const NONE: Self = Self { record: None, argument: None };
+    pub const NONE: Self = Self { record: None, argument: None, low_byte: false };
 
     /// The same name in the record and among the arguments.
     #[must_use]
     pub const fn named(name: &'static str) -> Self {
-        Self { record: Some(name), argument: Some(Argument::Named(name)) }
+        Self { record: Some(name), argument: Some(Argument::Named(name)), ..Self::NONE }
     }
 
     /// Only in the record.
     #[must_use]
     pub const fn record(name: &'static str) -> Self {
-        Self { record: Some(name), argument: None }
+        Self { record: Some(name), ..Self::NONE }
     }
 
     /// Only among the arguments.
     #[must_use]
     pub const fn argument(name: &'static str) -> Self {
-        Self { record: None, argument: Some(Argument::Named(name)) }
+        Self { argument: Some(Argument::Named(name)), ..Self::NONE }
     }
 
     /// Different names in the record and among the arguments.
     #[must_use]
     pub const fn either(record: &'static str, argument: &'static str) -> Self {
-        Self { record: Some(record), argument: Some(Argument::Named(argument)) }
+        Self { record: Some(record), argument: Some(Argument::Named(argument)), ..Self::NONE }
     }
 
     /// What the function returns.
     #[must_use]
     pub const fn returned() -> Self {
-        Self { record: None, argument: Some(Argument::Returned) }
+        Self { argument: Some(Argument::Returned), ..Self::NONE }
+    }
+
+    /// Only the lowest byte of it.
+    #[must_use]
+    pub const fn low_byte(self) -> Self {
+        Self { low_byte: true, ..self }
     }
 
     /// Whether there is anything to read.
@@ -191,6 +199,8 @@ pub enum Keys {
     MmioAddress,
     /// An address.
     Address,
+    /// The lowest byte of an invalidation descriptor of Intel's, and of what kind it is.
+    IntelInvalidation,
     /// A number, called as given.
     Number(&'static str),
     /// A number in hexadecimal, called as given.
@@ -251,6 +261,8 @@ pub struct Definition {
     pub max_keys: u32,
     /// Whether it belongs to the default set, which costs little.
     pub default: bool,
+    /// Whether filters do not apply, because it runs in an interrupt, in the name of whichever process was running.
+    pub everybody: bool,
     /// The module that has the functions, if they are not in the kernel itself.
     pub module: Option<&'static str>,
 }
@@ -275,6 +287,7 @@ impl Definition {
         keys: Keys::Single,
         max_keys: 1,
         default: true,
+        everybody: false,
         module: None,
     };
 

@@ -61,7 +61,7 @@ pub enum ProbeError {
         field: String,
     },
     /// None of the functions exists, or can be probed.
-    #[error("this kernel has no function {}: its driver is not loaded or not built in", names.join(" or "))]
+    #[error("this kernel has no function {}: its driver is not loaded or not built in, or the compiler merged it into its callers", names.join(" or "))]
     NoFunction {
         /// The names tried.
         names: Vec<String>,

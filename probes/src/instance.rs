@@ -61,7 +61,9 @@ impl Plan {
         ] {
             config.flags |= if on { flag } else { 0 };
         }
-        options.filter.apply(&mut config);
+        if !definition.everybody {
+            options.filter.apply(&mut config);
+        }
         Self { definition, open, close, config }
     }
 }

@@ -25,6 +25,7 @@ pub fn key(keys: Keys, key: &Key) -> String {
         Keys::Address => format!("{id:#x}"),
         Keys::Number(what) => format!("{what} {id}"),
         Keys::Hex(what) => format!("{what} {id:#x}"),
+        Keys::IntelInvalidation => intel_invalidation(id),
         Keys::VfioIoctl => ioctl(id, VFIO, "VFIO"),
         Keys::IommufdIoctl => ioctl(id, IOMMUFD, "IOMMUFD"),
         Keys::DmaDirection => match id {
@@ -44,6 +45,30 @@ fn ioctl(id: u64, names: &[(u64, &str)], what: &str) -> String {
         return name.to_owned();
     }
     format!("{what} ioctl {id:#x}")
+}
+
+/// Intel's "Virtualization Technology for Directed I/O", "Queue-based Invalidation Interface": the type is in bits 3:0, the
+/// granularity in bits 5:4.
+fn intel_invalidation(descriptor: u64) -> String {
+    let (kind, granularity) = (descriptor & 0xf, descriptor >> 4 & 3);
+    let name = match (kind, granularity) {
+        (1, 1) => "context cache, global",
+        (1, 2) => "context cache, domain",
+        (1, 3) => "context cache, device",
+        (2, 1) => "IOTLB, global",
+        (2, 2) => "IOTLB, domain",
+        (2, 3) => "IOTLB, pages",
+        (3, _) => "device TLB",
+        (4, _) => "interrupt entries",
+        (5, _) => "wait",
+        (6, 2) => "IOTLB of a PASID",
+        (6, 3) => "IOTLB of a PASID, pages",
+        (7, _) => "PASID cache",
+        (8, _) => "device TLB of a PASID",
+        (9, _) => "page group response",
+        _ => return format!("descriptor {descriptor:#04x}"),
+    };
+    name.to_owned()
 }
 
 /// `isa` is 1 for VMX, 2 for SVM (`KVM_ISA_…`).
@@ -227,5 +252,8 @@ mod tests {
         assert_eq!(of(Keys::VfioIoctl, 0x3b72, 0), "IOMMU_UNMAP_DMA");
         assert_eq!(of(Keys::VfioIoctl, 0x1234, 0), "VFIO ioctl 0x1234");
         assert_eq!(of(Keys::IommufdIoctl, 0x3b85, 0), "IOAS_MAP");
+        assert_eq!(of(Keys::IntelInvalidation, 0xf2, 0), "IOTLB, pages");
+        assert_eq!(of(Keys::IntelInvalidation, 0x25, 0), "wait");
+        assert_eq!(of(Keys::IntelInvalidation, 0x0f, 0), "descriptor 0x0f");
     }
 }

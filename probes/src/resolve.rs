@@ -132,6 +132,7 @@ fn recorded_event(
                     .and_then(|wanted| record.iter().find(|field| field.name == wanted))
                     .filter(|field| matches!(field.size_bytes, 1 | 2 | 4 | 8))
                     .map(|field| Field::direct(field.offset_bytes, field.size_bytes as u8))
+                    .map(|field| narrowed(field, source))
                     .ok_or_else(|| no_field(&target, source))
             })
             .collect::<Result<_, _>>()?;
@@ -209,9 +210,15 @@ fn arguments(
             }
             one(source)
                 .filter(|field| matches!(field.size, 1 | 2 | 4 | 8))
+                .map(|field| narrowed(field, source))
                 .ok_or_else(|| no_field(target, source))
         })
         .collect()
+}
+
+/// As much of the value as the source asks for: its first byte, which is the lowest where this is used.
+fn narrowed(field: Field, source: &Source) -> Field {
+    if source.low_byte { Field { size: 1, ..field } } else { field }
 }
 
 /// Where the registers of a call lie in `struct pt_regs`.

@@ -6,7 +6,8 @@ use iommu_probes::{Filter, Group, Kind, ProbeSet, Snapshot, catalogue, common::K
 use kvm_payload::{Exits, MMIO_ADDRESS, PORT, Payload};
 use support::{needs, ready, this_thread};
 
-const PAYLOAD: Payload = Payload { port_writes: 700, mmio_writes: 300, mmio_reads: 200, doorbells: 100 };
+const PAYLOAD: Payload =
+    Payload { cpuids: 50, halts: 0, port_writes: 700, mmio_writes: 300, mmio_reads: 200, doorbells: 100 };
 /// `KVM_EXIT_IO`, `KVM_EXIT_HLT`, `KVM_EXIT_MMIO`.
 const IO: Key = Key { id: 2, sub: 0 };
 const HLT: Key = Key { id: 5, sub: 0 };

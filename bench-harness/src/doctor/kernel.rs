@@ -95,7 +95,9 @@ fn tracefs() -> Finding {
             let (with, without): (Vec<_>, Vec<_>) =
                 ["kvm", "iommu", "dma", "intel_iommu"].iter().partition(|s| has(s));
             let list = |names: Vec<&&str>| names.into_iter().copied().collect::<Vec<_>>().join(", ");
-            return Finding::yes(format!("{root}; events of: {}; none of: {}", list(with), list(without)));
+            let missing =
+                if without.is_empty() { String::new() } else { format!("; none of: {}", list(without)) };
+            return Finding::yes(format!("{root}; events of: {}{missing}", list(with)));
         }
     }
     Finding::no(

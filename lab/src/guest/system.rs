@@ -18,7 +18,7 @@ use thiserror::Error;
 use crate::job::{MODULE_FOLDER, PORT};
 
 /// Type, place.
-const MOUNTS: [(&str, &str); 9] = [
+const MOUNTS: [(&str, &str); 10] = [
     ("devtmpfs", "/dev"),
     ("proc", "/proc"),
     ("sysfs", "/sys"),
@@ -26,6 +26,7 @@ const MOUNTS: [(&str, &str); 9] = [
     ("tmpfs", "/run"),
     ("debugfs", "/sys/kernel/debug"),
     ("tracefs", "/sys/kernel/tracing"),
+    ("securityfs", "/sys/kernel/security"),
     ("bpf", "/sys/fs/bpf"),
     ("tmpfs", "/dev/shm"),
 ];

@@ -2,15 +2,18 @@
 
 use crate::{DOORBELL_ADDRESS, MMIO_ADDRESS, PORT, Payload};
 
-/// One repeated access.
+/// One repeated instruction.
 const OUT_DX_AL: &[u8] = &[0xee];
 const STORE_EAX_AT_EBX: &[u8] = &[0x89, 0x03];
 const LOAD_EAX_FROM_EBX: &[u8] = &[0x8b, 0x03];
+const CPUID: &[u8] = &[0x0f, 0xa2];
 const HLT: u8 = 0xf4;
 
 /// The machine code of a payload, which runs at any address.
 pub(crate) fn assemble(payload: &Payload) -> Vec<u8> {
     let mut code = Vec::new();
+    repeat_keeping_ecx(&mut code, payload.cpuids, CPUID);
+    repeat(&mut code, payload.halts, &[HLT]);
     // mov edx, PORT
     code.push(0xba);
     code.extend(u32::from(PORT).to_le_bytes());
@@ -51,6 +54,17 @@ fn repeat(code: &mut Vec<u8>, times: u32, access: &[u8]) {
     code.extend([0x75, back.to_le_bytes()[0]]);
 }
 
+/// As [`repeat`], for an instruction that overwrites ecx: `mov esi, times; again: …; dec esi; jnz again`.
+fn repeat_keeping_ecx(code: &mut Vec<u8>, times: u32, instruction: &[u8]) {
+    let from = code.len();
+    repeat(code, times, instruction);
+    if times > 0 {
+        // Both instructions have the register in their lowest three bits: ecx is 1, esi is 6.
+        code[from] = 0xbe;
+        code[from + 5 + instruction.len()] = 0x4e;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +73,18 @@ mod tests {
     fn a_loop_jumps_back_to_its_decrement() {
         assert_eq!(spin(3), [0xb9, 3, 0, 0, 0, 0x49, 0x75, 0xfd, 0xf4]);
         assert_eq!(spin(0), [0xf4]);
+    }
+
+    #[test]
+    fn cpuid_is_counted_in_a_register_that_it_keeps() {
+        let code = assemble(&Payload { cpuids: 5, halts: 3, ..Payload::default() });
+        let expected: &[u8] = &[
+            0xbe, 5, 0, 0, 0, // mov esi, 5
+            0x0f, 0xa2, 0x4e, 0x75, 0xfb, // cpuid; dec esi; jnz -5
+            0xb9, 3, 0, 0, 0, // mov ecx, 3
+            0xf4, 0x49, 0x75, 0xfc, // hlt; dec ecx; jnz -4
+        ];
+        assert_eq!(&code[..expected.len()], expected);
     }
 
     #[test]

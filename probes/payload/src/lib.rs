@@ -1,8 +1,8 @@
 //! A tiny guest that makes an exact number of exits, to check probes and measure them against.
 //!
 //! Some twenty instructions of 32-bit protected mode without paging, integers only, so that it also runs where KVM emulates
-//! every instruction. It writes to a port, writes to and reads from an address without memory, rings a doorbell that an
-//! ioeventfd takes, and halts.
+//! every instruction. It asks for the processor's features, halts, writes to a port, writes to and reads from an address
+//! without memory, rings a doorbell that an ioeventfd takes, and halts for good.
 //!
 //! ```no_run
 //! let payload = kvm_payload::Payload { port_writes: 1000, mmio_writes: 500, ..Default::default() };
@@ -13,8 +13,6 @@
 
 mod code;
 mod machine;
-
-use std::time::Instant;
 
 use thiserror::Error;
 
@@ -28,6 +26,10 @@ pub const DOORBELL_ADDRESS: u32 = 0xd000_1000;
 /// How many exits of each kind the guest makes, in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
+    /// `cpuid` instructions, which the kernel answers without leaving to the VMM.
+    pub cpuids: u32,
+    /// Halts before the last one, from each of which the VMM goes on.
+    pub halts: u32,
     /// One-byte writes to [`PORT`].
     pub port_writes: u32,
     /// Four-byte writes to [`MMIO_ADDRESS`].
@@ -49,7 +51,7 @@ pub struct Exits {
     pub mmio_reads: u64,
     /// What the doorbell's eventfd counted.
     pub doorbells: u64,
-    /// Halts: one, at the end.
+    /// Halts, the one at the end included.
     pub halts: u64,
 }
 
@@ -97,7 +99,8 @@ impl Payload {
     ///
     /// KVM is missing or refuses, or the guest goes astray.
     pub fn run(&self) -> Result<Exits, PayloadError> {
-        machine::run(&code::assemble(self))
+        let (exits, _) = machine::run(&code::assemble(self), u64::from(self.halts) + 1)?;
+        Ok(exits)
     }
 }
 
@@ -112,9 +115,8 @@ pub fn instruction_ns(rounds: u32) -> Result<f64, PayloadError> {
     let time = |code: Vec<u8>| -> Result<f64, PayloadError> {
         let mut best = f64::INFINITY;
         for _ in 0..3 {
-            let began = Instant::now();
-            machine::run(&code)?;
-            best = best.min(began.elapsed().as_nanos() as f64);
+            let (_, took) = machine::run(&code, 1)?;
+            best = best.min(took.as_nanos() as f64);
         }
         Ok(best)
     };

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code, reason = "KVM takes the guest's memory as an address of ours")]
 
+use std::time::{Duration, Instant};
+
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
@@ -16,8 +18,8 @@ fn step(step: &'static str) -> impl Fn(kvm_ioctls::Error) -> PayloadError {
     move |source| PayloadError::Kvm { step, source }
 }
 
-/// Runs machine code until it halts.
-pub(crate) fn run(code: &[u8]) -> Result<Exits, PayloadError> {
+/// Runs machine code until it has halted so often; returns its exits and how long it ran, without the machine's making.
+pub(crate) fn run(code: &[u8], halts: u64) -> Result<(Exits, Duration), PayloadError> {
     let kvm = Kvm::new().map_err(PayloadError::NoKvm)?;
     let vm = kvm.create_vm().map_err(step("make a virtual machine"))?;
     let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)])?;
@@ -29,13 +31,15 @@ pub(crate) fn run(code: &[u8]) -> Result<Exits, PayloadError> {
         .map_err(step("register an ioeventfd"))?;
     let mut vcpu = vm.create_vcpu(0).map_err(step("make a processor"))?;
     set_up(&vcpu)?;
-    let mut exits = run_until_halt(&mut vcpu)?;
+    let began = Instant::now();
+    let mut exits = run_until(&mut vcpu, halts)?;
+    let took = began.elapsed();
     exits.doorbells = match doorbell.read() {
         Ok(count) => count,
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
         Err(error) => return Err(PayloadError::Event(error)),
     };
-    Ok(exits)
+    Ok((exits, took))
 }
 
 fn give_memory(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), PayloadError> {
@@ -78,7 +82,7 @@ fn set_up(vcpu: &VcpuFd) -> Result<(), PayloadError> {
     vcpu.set_regs(&registers).map_err(step("set the registers"))
 }
 
-fn run_until_halt(vcpu: &mut VcpuFd) -> Result<Exits, PayloadError> {
+fn run_until(vcpu: &mut VcpuFd, halts: u64) -> Result<Exits, PayloadError> {
     let mut exits = Exits::default();
     loop {
         match vcpu.run().map_err(step("run the guest"))? {
@@ -90,7 +94,9 @@ fn run_until_halt(vcpu: &mut VcpuFd) -> Result<Exits, PayloadError> {
             }
             VcpuExit::Hlt => {
                 exits.halts += 1;
-                return Ok(exits);
+                if exits.halts >= halts {
+                    return Ok(exits);
+                }
             }
             other => return Err(PayloadError::Unexpected(format!("{other:?}"))),
         }

@@ -4,13 +4,14 @@ use kvm_payload::{Exits, Payload, PayloadError};
 
 #[test]
 fn exits_are_exact() {
-    let payload = Payload { port_writes: 123, mmio_writes: 45, mmio_reads: 67, doorbells: 89 };
+    let payload =
+        Payload { cpuids: 12, halts: 3, port_writes: 123, mmio_writes: 45, mmio_reads: 67, doorbells: 89 };
     match payload.run() {
         Ok(exits) => {
             let expected =
-                Exits { port_writes: 123, mmio_writes: 45, mmio_reads: 67, doorbells: 89, halts: 1 };
+                Exits { port_writes: 123, mmio_writes: 45, mmio_reads: 67, doorbells: 89, halts: 4 };
             assert_eq!(exits, expected);
-            assert_eq!(exits.to_userspace(), 123 + 45 + 67 + 1);
+            assert_eq!(exits.to_userspace(), 123 + 45 + 67 + 4);
         }
         Err(error @ PayloadError::NoKvm(_)) => eprintln!("SKIPPED: {error}"),
         Err(error) => panic!("{error}"),

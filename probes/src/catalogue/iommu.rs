@@ -67,11 +67,30 @@ pub(super) const PROBES: &[Definition] = &[
     Definition {
         name: "qi_submit_sync",
         sees: "Intel: time to submit invalidations and wait for them; the value is descriptors",
-        blind: "what is invalidated",
+        blind: "what is invalidated: see qi_submit",
         open: function(&["qi_submit_sync"]),
         close: Some(function(&["qi_submit_sync"])),
         value: Source::argument("count"),
         unit: Unit::Number,
+        ..IOMMU
+    },
+    Definition {
+        name: "qi_submit",
+        sees: "Intel: invalidations submitted, by kind; the waits for them too",
+        blind: "which addresses",
+        open: Hook::Event { category: "intel_iommu", names: &["qi_submit"] },
+        key: Source::named("qw0").low_byte(),
+        keys: Keys::IntelInvalidation,
+        max_keys: 256,
+        default: false,
+        ..IOMMU
+    },
+    Definition {
+        name: "iommu_tlb_sync",
+        sees: "Intel: time to invalidate what unmaps have gathered",
+        blind: "AMD's: that is amd_iommu_flush",
+        open: function(&["intel_iommu_tlb_sync"]),
+        close: Some(function(&["intel_iommu_tlb_sync"])),
         ..IOMMU
     },
     Definition {
@@ -113,6 +132,7 @@ pub(super) const PROBES: &[Definition] = &[
         key: Source::named("flags"),
         keys: Keys::Hex("flags"),
         max_keys: 64,
+        everybody: true,
         ..IOMMU
     },
     Definition {
@@ -120,6 +140,18 @@ pub(super) const PROBES: &[Definition] = &[
         sees: "Intel: fault interrupts",
         blind: "how many faults one interrupt reports",
         open: function(&["dmar_fault"]),
+        everybody: true,
+        ..IOMMU
+    },
+    Definition {
+        name: "dmar_fault_do_one",
+        sees: "Intel: faults, by their reason's number",
+        blind: "faults that come faster than the kernel logs them; mostly merged into dmar_fault by the compiler",
+        open: function(&["dmar_fault_do_one"]),
+        key: Source::argument("fault_reason"),
+        keys: Keys::Hex("reason"),
+        max_keys: 256,
+        everybody: true,
         ..IOMMU
     },
 ];

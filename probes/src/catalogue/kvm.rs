@@ -87,6 +87,18 @@ pub(super) const PROBES: &[Definition] = &[
         ..KVM
     },
     Definition {
+        name: "kvm_page_fault",
+        sees: "accesses of guests to addresses that the processor has no mapping for, by guest-physical address",
+        blind: "devices' addresses that the processor marks (EPT_MISCONFIG); shadow paging shows linear addresses",
+        open: event(&["kvm_page_fault"]),
+        key: Source::named("fault_address"),
+        keys: Keys::Address,
+        max_keys: 4096,
+        // A guest that touches its memory for the first time has as many as it has pages.
+        default: false,
+        ..KVM
+    },
+    Definition {
         name: "kvm_inj_virq",
         sees: "interrupts put into a guest at entry, by vector",
         blind: "posted interrupts, which reach the guest without an entry",

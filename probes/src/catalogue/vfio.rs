@@ -33,6 +33,34 @@ pub(super) const PROBES: &[Definition] = &[
         ..VFIO
     },
     Definition {
+        name: "pin_user_pages_remote",
+        sees: "time to find and pin pages of a process for another's sake: the part of vfio_pin_pages in the memory manager",
+        blind: "pages pinned on other ways, for example by RDMA or io_uring",
+        open: function(&["pin_user_pages_remote"]),
+        close: Some(function(&["pin_user_pages_remote"])),
+        close_value: Source::returned(),
+        unit: Unit::Number,
+        module: None,
+        ..VFIO
+    },
+    Definition {
+        name: "vfio_unmap_unpin",
+        sees: "time to take one mapping out of the page tables, the IOTLB and the pinned memory: an UNMAP of VFIO's",
+        blind: "how it is divided: see iommu_unmap_fast, vfio_sync_unpin and vfio_unpin_pages",
+        open: function(&["vfio_unmap_unpin"]),
+        close: Some(function(&["vfio_unmap_unpin"])),
+        ..VFIO
+    },
+    Definition {
+        name: "vfio_sync_unpin",
+        sees: "time to synchronise the IOTLB after a batch of unmaps and to unpin the batch: a part of vfio_unmap_unpin",
+        blind: "mappings that vfio_unmap_unpin takes away one by one",
+        // The compiler's name of a variant with fewer arguments.
+        open: function(&["vfio_sync_unpin", "vfio_sync_unpin.isra.0"]),
+        close: Some(function(&["vfio_sync_unpin", "vfio_sync_unpin.isra.0"])),
+        ..VFIO
+    },
+    Definition {
         name: "vfio_unpin_pages",
         sees: "time to unpin a run of guest pages for VFIO: a part of its UNMAP; the value is pages",
         blind: "",

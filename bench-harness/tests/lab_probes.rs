@@ -1,0 +1,53 @@
+//! `run --machine lab --probes on`: in the lab every kind of probe attaches, and what they saw comes out with the run.
+//!
+//! That the probes count right there is checked by `probes/tests/lab`.
+
+#![allow(clippy::print_stderr, reason = "a test that cannot run here says so")]
+
+mod common;
+
+use common::{outcome, run_json};
+use serde_json::Value;
+
+/// The kind that a probe is attached by; none if it is not.
+fn kind<'r>(run: &'r Value, name: &str) -> Option<&'r str> {
+    let attached = run["probes"]["attached"].as_array().unwrap();
+    attached.iter().find(|probe| probe["name"] == name)?["kind"].as_str()
+}
+
+#[test]
+fn probes_inside_the_lab_come_out_with_the_run() {
+    let prepared = outcome(&["lab", "--prepare"]);
+    if prepared.code == 3 {
+        eprintln!("SKIPPED: no lab here: {}; see docs/lab.md", prepared.stderr.trim());
+        return;
+    }
+    let store = tempfile::tempdir().unwrap();
+    let args =
+        ["netperf-strict", "--machine", "lab", "--probes", "on", "--duration", "500ms", "--modes", "strict"];
+    let run = run_json(store.path(), &args);
+    // One of each kind: of a module, of the kernel itself, a function of each, and samples.
+    for (name, expected) in [
+        ("kvm_exit", "tracepoint"),
+        ("iommu_map_event", "tp_btf"),
+        ("iommu_map", "fentry+fexit"),
+        ("vfio_iommu_type1_ioctl", "kprobe+kretprobe"),
+        ("profile", "perf_event"),
+    ] {
+        assert_eq!(kind(&run, name), Some(expected), "{name}: {}", run["probes"]);
+    }
+    // Samples may be, on a machine that is slow to read them.
+    let mut lost = run["probes"]["lost"].as_object().unwrap().iter().filter(|(name, _)| *name != "profile");
+    assert!(lost.all(|(_, lost)| *lost == 0), "{}", run["probes"]["lost"]);
+    // Uprobes: every request of the device in the pass of its own, none missed.
+    let breakdown = run["probes"]["breakdown"].as_array().unwrap();
+    assert!(!breakdown.is_empty());
+    for one in breakdown {
+        assert_eq!(one["requests"], one["counted"], "{}: {}", one["case"], one["request"]);
+    }
+    let folder = store.path().join(run["run_id"].as_str().unwrap());
+    let profile = std::fs::read_to_string(folder.join("profile.folded")).unwrap();
+    assert!(profile.contains("iommu"), "{profile}");
+    let report = std::fs::read_to_string(folder.join("report.html")).unwrap();
+    assert!(report.contains("fentry+fexit"), "the report says how each is attached");
+}
