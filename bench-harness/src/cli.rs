@@ -88,6 +88,9 @@ pub(crate) struct RunArgs {
     /// What does the DMA: emulated, passthrough, passthrough=BDF, or all [default: the scenario's]
     #[arg(long, value_name = "KIND")]
     pub(crate) endpoint: Option<EndpointKind>,
+    /// Hand real devices over to vfio-pci for the run, and back afterwards
+    #[arg(long)]
+    pub(crate) bind: bool,
     /// Only these modes, comma-separated: off, identity, lazy, strict
     #[arg(long, value_name = "MODE,…", value_delimiter = ',')]
     pub(crate) modes: Vec<String>,

@@ -31,6 +31,8 @@ pub(crate) struct Latencies {
     dma: Mutex<Latency>,
     service: Mutex<Latency>,
     grace: Mutex<Latency>,
+    vfio_map: Mutex<Latency>,
+    vfio_unmap: Mutex<Latency>,
 }
 
 /// A histogram, and the exact sum of what is in it: a histogram's step is 1 ns, which is several per cent of a short
@@ -58,13 +60,15 @@ pub(crate) struct Taken {
 }
 
 impl Latencies {
-    fn named(&self) -> [(&'static str, &Mutex<Latency>); 5] {
+    fn named(&self) -> [(&'static str, &Mutex<Latency>); 7] {
         [
             (names::MAP_LATENCY, &self.map),
             (names::UNMAP_LATENCY, &self.unmap),
             (names::DMA_LATENCY, &self.dma),
             (names::REQUEST_SERVICE, &self.service),
             (names::GRACE_WAIT, &self.grace),
+            (names::VFIO_MAP_LATENCY, &self.vfio_map),
+            (names::VFIO_UNMAP_LATENCY, &self.vfio_unmap),
         ]
     }
 
@@ -89,6 +93,16 @@ impl Latencies {
         let mut service = lock(&self.service);
         service.histogram.record_n(batch_ns / requests.max(1), requests);
         service.sum_ns = service.sum_ns.saturating_add(batch_ns);
+    }
+
+    /// One call that mapped through VFIO.
+    pub(crate) fn vfio_map(&self, ns: u64) {
+        lock(&self.vfio_map).record(ns);
+    }
+
+    /// One call that unmapped through VFIO.
+    pub(crate) fn vfio_unmap(&self, ns: u64) {
+        lock(&self.vfio_unmap).record(ns);
     }
 
     /// One wait for a grace period.

@@ -56,6 +56,54 @@ fn counts_inside_are_those_outside() {
 }
 
 #[test]
+fn the_same_load_runs_on_emulated_and_real_cards() {
+    if !lab() {
+        return;
+    }
+    let store = tempfile::tempdir().unwrap();
+    let args = [
+        "netperf-strict",
+        "--machine",
+        "lab",
+        "--endpoint",
+        "all",
+        "--duration",
+        "1s",
+        "--set",
+        "guest_memory_mib=64",
+    ];
+    let run = run_json(store.path(), &args);
+    let cases = run["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 8, "two tests, two modes, two endpoints");
+    for case in cases {
+        let (id, counts) = (&case["id"], &case["counts"]);
+        assert!(counts["packets"].as_u64() > Some(0), "{id}: {counts}");
+        assert!(counts["bytes_verified"].as_u64() > Some(0), "{id}: payloads are verified: {counts}");
+        assert_eq!(case["params"]["tso_bytes"], 1448, "{id}: both endpoints do the same work");
+        let real = case["endpoint"] == "passthrough";
+        assert_eq!(case["params"].get("device").is_some(), real, "{id}");
+        let strict = case["mode"] == "strict";
+        if !(real && strict) {
+            assert!(
+                case["histograms"].get("vfio_map_latency").is_none(),
+                "{id}: nothing is mapped packet by packet"
+            );
+            continue;
+        }
+        // A TCP_RR message and its buffers are less than a page each, and no mapping of the load is larger than two.
+        for (requests, calls, histogram) in [
+            ("requests_map", "vfio_maps", "vfio_map_latency"),
+            ("requests_unmap", "vfio_unmaps", "vfio_unmap_latency"),
+        ] {
+            assert_eq!(counts[requests], counts[calls], "{id}: each request is one call into VFIO");
+            assert_eq!(case["histograms"][histogram]["count"], counts[calls], "{id}");
+        }
+        assert_eq!(counts["faults"], 0, "{id}");
+    }
+    assert!(run["warnings"].to_string().contains("do not segment"), "{}", run["warnings"]);
+}
+
+#[test]
 fn a_kernel_that_panics_is_shown_with_its_last_words() {
     if !lab() {
         return;

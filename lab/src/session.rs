@@ -27,7 +27,7 @@ pub const CONSOLE_FILE: &str = "console.log";
 /// Name of the folder, in the session's folder, of what the command left behind.
 pub const COLLECTED: &str = "out";
 
-/// How long the kernel may take until our program speaks.
+/// How long the kernel may print nothing before our program speaks.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// How long it may be silent afterwards; it speaks once a second.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
@@ -229,7 +229,7 @@ impl Session {
         event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Ended, SessionError> {
         let mut collector = Collector { folder: files, file: None };
-        let (mut stdout, mut asked_at) = (Vec::new(), None);
+        let (mut stdout, mut asked_at, mut printed) = (Vec::new(), None, 0);
         let (mut doing, mut limit, mut heard_at) = ("booting", BOOT_LIMIT, Instant::now());
         loop {
             let frame = match self.frames.recv_timeout(TICK) {
@@ -246,6 +246,11 @@ impl Session {
                     }
                     if asked_at.is_some_and(|asked: Instant| asked.elapsed() > INTERRUPT_LIMIT) {
                         return Err(SessionError::Interrupted { doing });
+                    }
+                    let length = fs::metadata(&self.console).map_or(0, |console| console.len());
+                    if std::mem::replace(&mut printed, length) != length {
+                        // A slow machine boots slowly: it is not silent while its kernel prints.
+                        heard_at = Instant::now();
                     }
                     if heard_at.elapsed() > limit {
                         return Err(SessionError::Silent { doing, limit, tail: self.tail() });

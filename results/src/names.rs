@@ -33,6 +33,11 @@ pub const REQUEST_SERVICE: &str = "request_service";
 /// Histogram: how long one batch waits until no endpoint uses a removed mapping any more, ns.
 pub const GRACE_WAIT: &str = "grace_wait";
 
+/// Histogram: one call into VFIO that maps memory for a real device, pinning included, ns.
+pub const VFIO_MAP_LATENCY: &str = "vfio_map_latency";
+/// Histogram: one call into VFIO that unmaps memory, unpinning included, ns.
+pub const VFIO_UNMAP_LATENCY: &str = "vfio_unmap_latency";
+
 /// Count: packets sent and received by the network endpoint.
 pub const PACKETS: &str = "packets";
 /// Count: MAP requests.
@@ -49,6 +54,14 @@ pub const INVALIDATIONS: &str = "invalidations";
 pub const FAULTS: &str = "faults";
 /// Count: faults for which the event queue had no buffer.
 pub const FAULTS_DROPPED: &str = "faults_dropped";
+/// Count: mappings made through VFIO. It and the three below exist only for passthrough endpoints.
+pub const VFIO_MAPS: &str = "vfio_maps";
+/// Count: calls into VFIO that unmapped something.
+pub const VFIO_UNMAPS: &str = "vfio_unmaps";
+/// Count: bytes mapped through VFIO.
+pub const VFIO_BYTES_MAPPED: &str = "vfio_bytes_mapped";
+/// Count: bytes unmapped through VFIO.
+pub const VFIO_BYTES_UNMAPPED: &str = "vfio_bytes_unmapped";
 /// Count: payload bytes moved.
 pub const BYTES_MOVED: &str = "bytes_moved";
 /// Count: payload bytes whose checksum was verified at the receiver.

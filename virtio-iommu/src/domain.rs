@@ -4,9 +4,10 @@ use virtio_iommu_spec::{DomainId, Gpa, Iova, IovaRange, request};
 
 use crate::{
     dma::Access,
-    epoch::{Epoch, Guard},
+    epoch::{Epoch, Guard, Participant},
     epoch_cell::EpochCell,
     iotlb::InvalidationLog,
+    passthrough::{BackendError, Mirrors},
     properties::Regions,
     request::RequestError,
     sync::{AtomicBool, Ordering},
@@ -110,6 +111,8 @@ pub(crate) struct Domain {
     dead: AtomicBool,
     /// Tells ports' IOTLBs what has been unmapped; there is one when the device has IOTLBs.
     log: Option<InvalidationLog>,
+    /// Where its mappings go besides.
+    pub(crate) mirrors: Mirrors,
 }
 
 impl Domain {
@@ -123,7 +126,15 @@ impl Domain {
         log: Option<InvalidationLog>,
     ) -> Self {
         let view = if bypass { View::Bypass } else { View::Mapped(DomainTable::new(epoch, budget, &limits)) };
-        Self { id, limits, view, regions: EpochCell::new(regions), dead: AtomicBool::new(false), log }
+        Self {
+            id,
+            limits,
+            view,
+            regions: EpochCell::new(regions),
+            dead: AtomicBool::new(false),
+            log,
+            mirrors: Mirrors::default(),
+        }
     }
 
     /// Its ID.
@@ -237,6 +248,50 @@ impl Domain {
             }
             None => Ok(Removed::default()),
         }
+    }
+
+    /// MAP in a domain whose mappings real devices share. Outside any guard: the host may take long, and no grace period
+    /// shall wait for it. After a failure of the host the mapping is gone again, which needs a grace period.
+    #[cold]
+    pub(crate) fn map_mirrored(
+        &self,
+        participant: &Participant,
+        map: &request::Map,
+    ) -> Result<(), RequestError> {
+        let mirrors = self.mirrors.lock();
+        let guard = participant.pin();
+        let mapping = self.check_map(&guard, map)?;
+        self.table()?.map(&guard, &mapping)?;
+        drop(guard);
+        mirrors.map(&mapping).map_err(|error| {
+            let unmap = request::Unmap {
+                domain: self.id.0,
+                virt_start: mapping.range.start(),
+                virt_end: mapping.range.end(),
+                reserved: [0; 4],
+            };
+            if let Err(error) = self.unmap(&participant.pin(), &unmap) {
+                tracing::error!(%error, "a mapping that the host refused stays in the table");
+            }
+            error.into()
+        })
+    }
+
+    /// UNMAP in such a domain. What the table removed is counted in any case.
+    #[cold]
+    pub(crate) fn unmap_mirrored(
+        &self,
+        participant: &Participant,
+        unmap: &request::Unmap,
+    ) -> (Result<(), BackendError>, Result<Removed, RequestError>) {
+        let mirrors = self.mirrors.lock();
+        let removed = self.unmap(&participant.pin(), unmap);
+        let range = IovaRange::new(unmap.virt_start, unmap.virt_end);
+        let done = match (&removed, range) {
+            (Ok(removed), Some(range)) if removed.mappings != 0 => mirrors.unmap(range),
+            _ => Ok(()),
+        };
+        (done, removed)
     }
 
     /// Where an access that the table does not allow may go all the same: into an IDENTITY region.

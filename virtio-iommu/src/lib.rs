@@ -22,6 +22,7 @@ pub mod iotlb;
 #[cfg(all(test, loom))]
 mod loom_model;
 pub mod memory;
+pub mod passthrough;
 pub mod properties;
 pub mod queue;
 pub mod request;

@@ -41,6 +41,7 @@ pub mod net;
 pub mod netperf;
 pub mod pages;
 pub mod pattern;
+pub mod pci;
 pub mod ring;
 pub mod scenario;
 #[cfg(test)]

@@ -75,6 +75,8 @@ fn job(args: &RunArgs) -> Result<Job, Failure> {
         Probes::Off => "off",
     };
     option("probes", Some(probes.to_owned()));
+    // Inside, no driver has the devices, and nobody else wants them.
+    words.push("--bind".to_owned());
     words.extend(args.quick.then(|| "--quick".to_owned()));
     words.push("--quiet".to_owned());
     job.args = words;

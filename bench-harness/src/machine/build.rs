@@ -73,7 +73,7 @@ pub(super) fn bus(device: Arc<dyn VirtioDevice>) -> Arc<dyn Bus> {
 }
 
 /// An error with what caused it.
-pub(super) fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -23,14 +23,29 @@ pub(super) struct CardCounts {
     pub(super) malformed: u64,
     /// Payload it found damaged.
     pub(super) corruption: Option<String>,
+    /// What went through VFIO, for a real device.
+    pub(super) vfio: Option<iommu_passthrough::endpoint::Counts>,
 }
 
 /// A device, whatever its port and observer.
-pub(super) trait Card: VirtioDevice {
+pub(super) trait Card {
     /// What it counted.
     fn counts(&self) -> CardCounts;
     /// What its service panicked with.
     fn failed(&self) -> Option<String>;
+    /// What it still holds once the driver has let it go; nothing, unless something went wrong.
+    fn left_behind(&self) -> Option<String> {
+        None
+    }
+}
+
+/// A device as its owner and as its registers see it.
+pub(super) type Built = (Arc<dyn Card>, Arc<dyn VirtioDevice>);
+
+/// Both sides of one device.
+fn both<D: Card + VirtioDevice + 'static>(device: D) -> Built {
+    let device = Arc::new(device);
+    (Arc::clone(&device) as Arc<dyn Card>, device)
 }
 
 impl<P: DmaPort + 'static, O: DmaObserver> Card for VirtioNet<P, O> {
@@ -41,6 +56,7 @@ impl<P: DmaPort + 'static, O: DmaObserver> Card for VirtioNet<P, O> {
             dma_faults: counters.dma_faults,
             malformed: counters.malformed,
             corruption: counters.verify().err().map(|error| error.to_string()),
+            vfio: None,
         }
     }
 
@@ -104,10 +120,7 @@ impl CardBuilder<'_> {
     ///
     /// # Errors
     /// When the device cannot be made.
-    pub(super) fn with_ports<P: DmaPort + 'static>(
-        &self,
-        ports: Vec<P>,
-    ) -> Result<Arc<dyn Card>, Box<dyn Error>> {
+    pub(super) fn with_ports<P: DmaPort + 'static>(&self, ports: Vec<P>) -> Result<Built, Box<dyn Error>> {
         match self.options.fault {
             Some(fault) => self.with_observers(ports.into_iter().map(|port| FaultyPort::new(port, fault))),
             None => self.with_observers(ports.into_iter()),
@@ -117,7 +130,7 @@ impl CardBuilder<'_> {
     fn with_observers<P: DmaPort + 'static>(
         &self,
         ports: impl Iterator<Item = P>,
-    ) -> Result<Arc<dyn Card>, Box<dyn Error>> {
+    ) -> Result<Built, Box<dyn Error>> {
         match self.options.time {
             Time::Wall(clock) => {
                 let sampler = || DmaSampler::new(clock, Arc::clone(self.latencies));
@@ -127,7 +140,7 @@ impl CardBuilder<'_> {
         }
     }
 
-    fn build<P, O>(&self, ports: impl Iterator<Item = (P, O)>) -> Result<Arc<dyn Card>, Box<dyn Error>>
+    fn build<P, O>(&self, ports: impl Iterator<Item = (P, O)>) -> Result<Built, Box<dyn Error>>
     where
         P: DmaPort + 'static,
         O: DmaObserver,
@@ -138,16 +151,16 @@ impl CardBuilder<'_> {
             Device::Nic => {
                 let mtu = Some(params.mtu);
                 let config = NetConfig { mtu, queue_size, access_platform, ..NetConfig::default() };
-                Arc::new(VirtioNet::with_observers(config, self.service, ports)?)
+                both(VirtioNet::with_observers(config, self.service, ports)?)
             }
             Device::Disk => {
                 let config = BlkConfig { queue_size, access_platform, ..BlkConfig::default() };
                 let disk = Disk::ram(u64::from(params.disk_mib) << 20);
-                Arc::new(VirtioBlk::with_observers(config, self.service, &disk, ports)?)
+                both(VirtioBlk::with_observers(config, self.service, &disk, ports)?)
             }
             Device::Engine | Device::None => {
                 let config = EngineConfig { queue_size, access_platform };
-                Arc::new(DmaEngine::with_observers(config, self.service, ports)?)
+                both(DmaEngine::with_observers(config, self.service, ports)?)
             }
         })
     }

@@ -13,9 +13,10 @@ use iommu_workloads::{
 use virtio_transport::ServiceMode;
 
 use super::{
-    Amount, CaseError, EndpointFault, Machine, PreparedCase,
+    Amount, CaseError, EndpointFault, Hardware, Machine, PreparedCase,
+    build::{chain, guest_memory},
     record::{RecordLimits, RecordedSlice, Recording, Tape},
-    stack::{Rebuilt, Stack},
+    stack::{Rebuilt, Site, Stack},
 };
 use crate::clock::WallClock;
 
@@ -58,6 +59,14 @@ impl Time {
         }
     }
 
+    /// The machine's clock; none in virtual time.
+    pub(super) fn wall(self) -> Option<WallClock> {
+        match self {
+            Self::Wall(clock) => Some(clock),
+            Self::Virtual => None,
+        }
+    }
+
     /// What it is, for the record.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -81,18 +90,22 @@ pub(crate) struct LocalOptions {
 }
 
 /// See the module.
-pub(crate) struct LocalMachine(LocalOptions);
+pub(crate) struct LocalMachine {
+    options: LocalOptions,
+    /// What passthrough endpoints are.
+    hardware: Option<Arc<Hardware>>,
+}
 
 impl LocalMachine {
     /// With these options.
-    pub(crate) fn new(options: LocalOptions) -> Self {
-        Self(options)
+    pub(crate) fn new(options: LocalOptions, hardware: Option<Hardware>) -> Self {
+        Self { options, hardware: hardware.map(Arc::new) }
     }
 
     /// The mode in which services work, the same for all modes of a case: they are compared with each other.
     fn service(&self, case: &CaseSpec) -> ServiceMode {
         match case.params.service {
-            _ if matches!(self.0.time, Time::Virtual) => ServiceMode::Inline,
+            _ if matches!(self.options.time, Time::Virtual) => ServiceMode::Inline,
             Service::Inline => ServiceMode::Inline,
             Service::Thread => ServiceMode::Thread,
             Service::Poll => ServiceMode::Poll,
@@ -106,11 +119,20 @@ impl LocalMachine {
 
 impl Machine for LocalMachine {
     fn prepare(&self, case: &CaseSpec) -> Result<Box<dyn PreparedCase>, CaseError> {
-        let service = self.service(case);
-        if service == ServiceMode::Poll && !self.0.alone {
-            return Ok(Box::new(Rebuilt { case: case.clone(), service, options: self.0 }));
+        let (service, options) = (self.service(case), self.options);
+        if case.endpoint == Endpoint::Passthrough {
+            let failed = |cause: String| CaseError { case: case.id.clone(), cause };
+            let hardware = self.hardware.clone().ok_or_else(|| failed("no real device".to_owned()))?;
+            let memory =
+                guest_memory(case.params.guest_memory_mib).map_err(|error| failed(chain(&*error)))?;
+            let (hardware, memory) = (Some(hardware), Some(memory));
+            return Ok(Box::new(Rebuilt { case: case.clone(), service, options, hardware, memory }));
         }
-        Ok(Box::new(Stack::new(case, service, self.0, None)?))
+        if service == ServiceMode::Poll && !options.alone {
+            let (hardware, memory) = (None, None);
+            return Ok(Box::new(Rebuilt { case: case.clone(), service, options, hardware, memory }));
+        }
+        Ok(Box::new(Stack::new(case, service, options, Site::default())?))
     }
 
     fn record(&self, case: &CaseSpec, limits: RecordLimits) -> Result<Result<Recording, String>, CaseError> {
@@ -125,12 +147,17 @@ impl Machine for LocalMachine {
         }
         let options = ProfileOptions {
             expected_accesses: limits.accesses,
-            seed: self.0.seed,
+            seed: self.options.seed,
             ..ProfileOptions::default()
         };
         let tape = Tape::new(options);
-        let quiet = LocalOptions { time: Time::Virtual, fault: None, ..self.0 };
-        let mut stack = Box::new(Stack::new(case, ServiceMode::Inline, quiet, Some(&tape))?);
+        let quiet = LocalOptions { time: Time::Virtual, fault: None, ..self.options };
+        let mut stack = Box::new(Stack::new(
+            case,
+            ServiceMode::Inline,
+            quiet,
+            Site { tape: Some(&tape), ..Site::default() },
+        )?);
         // Setting up and the first packets say how many accesses a packet takes; they are no part of the recording.
         tape.stretch();
         let first = FIRST_PACKETS.min(limits.packets);

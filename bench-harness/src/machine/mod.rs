@@ -9,12 +9,15 @@ use thiserror::Error;
 mod build;
 mod bus;
 mod card;
+mod hardware;
 mod inject;
 mod local;
 mod observer;
 mod record;
 mod stack;
 
+pub(crate) use build::chain;
+pub(crate) use hardware::Hardware;
 pub(crate) use inject::EndpointFault;
 pub(crate) use local::{LocalMachine, LocalOptions, Time};
 pub(crate) use record::{RecordLimits, RecordedSlice, Recording};

@@ -15,12 +15,14 @@ use iommu_workloads::{
     workload::{self, Memcpy},
 };
 use virtio_iommu::{
-    Counters, Device, device::RequestKind, iotlb::IotlbCounters, memory::GuestRam, spec::EndpointId,
+    Counters, Device, DeviceOptions, device::RequestKind, iotlb::IotlbCounters, memory::GuestRam,
+    spec::EndpointId,
 };
 use virtio_transport::{ServiceMode, VirtioDevice};
+use vm_memory::GuestMemoryMmap;
 
 use super::{
-    Amount, CaseError, LocalOptions, PreparedCase, Slice, Time,
+    Amount, CaseError, Hardware, LocalOptions, PreparedCase, Slice, Time,
     build::{bus, chain, guest_memory, iommu_options, iotlb_options},
     card::{Card, CardBuilder, cards_of, ports_of},
     observer::BatchTimer,
@@ -61,6 +63,19 @@ struct DeviceSide {
     faults_dropped: u64,
     /// Of the modelled IOTLBs, where there are any.
     iotlb: Option<IotlbCounters>,
+    /// What went through VFIO, where there is a real device.
+    vfio: Option<iommu_passthrough::endpoint::Counts>,
+}
+
+/// What a case is set up with besides what it brings.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Site<'a> {
+    /// The real devices of a passthrough endpoint.
+    pub(super) hardware: Option<&'a Hardware>,
+    /// Guest memory to use again; none: new memory.
+    pub(super) memory: Option<&'a Arc<GuestMemoryMmap>>,
+    /// Where the accesses of emulated endpoints are recorded.
+    pub(super) tape: Option<&'a Arc<Tape>>,
 }
 
 impl Stack {
@@ -68,28 +83,34 @@ impl Stack {
         case: &CaseSpec,
         service: ServiceMode,
         options: LocalOptions,
-        tape: Option<&Arc<Tape>>,
+        site: Site<'_>,
     ) -> Result<Self, CaseError> {
         let failed = |cause: String| CaseError { case: case.id.clone(), cause };
-        Self::build(case, service, options, tape).map_err(|error| failed(chain(&*error)))
+        Self::build(case, service, options, site).map_err(|error| failed(chain(&*error)))
     }
 
     fn build(
         case: &CaseSpec,
         service: ServiceMode,
         options: LocalOptions,
-        tape: Option<&Arc<Tape>>,
+        site: Site<'_>,
     ) -> Result<Self, Box<dyn Error>> {
-        let memory = guest_memory(case.params.guest_memory_mib)?;
+        let memory = match site.memory {
+            Some(memory) => Arc::clone(memory),
+            None => guest_memory(case.params.guest_memory_mib)?,
+        };
         let ram = GuestRam::new(Arc::clone(&memory))?;
         let latencies = Arc::new(Latencies::default());
         let iommu = if case.mode.has_iommu() {
-            let device = Device::new(iommu_options(case, service), ram.clone())?;
+            let options_of_device = iommu_options(case, service);
+            // A real device is shown all of memory while it bypasses, which takes long and helps nobody here.
+            let boot_bypass = site.hardware.is_none();
+            let device = Device::new(DeviceOptions { boot_bypass, ..options_of_device }, ram.clone())?;
             device.add_emulated_endpoint(IDLE_ENDPOINT)?;
             if let Time::Wall(clock) = options.time {
                 device.set_observers(|_| Box::new(BatchTimer::new(clock, Arc::clone(&latencies))));
             }
-            if let Some(tape) = tape {
+            if let Some(tape) = site.tape {
                 device.set_observers(|_| tape.observer());
             }
             Some(Arc::new(device))
@@ -100,25 +121,31 @@ impl Stack {
         let (mut cards, mut devices) = (Vec::new(), Vec::new());
         for index in 0..u32::from(cards_of(case)) {
             let endpoint = EndpointId(FIRST_ENDPOINT + 8 * index);
-            let card = match &iommu {
-                Some(device) => {
+            let behind = iommu.as_deref().map(|device| (device, endpoint));
+            let (card, bus) = match (site.hardware, behind) {
+                (Some(hardware), _) => {
+                    let timing = options.time.wall().map(|clock| (clock, Arc::clone(&latencies)));
+                    hardware.card(case, &memory, behind, timing)?
+                }
+                (None, Some((device, endpoint))) => {
                     device.add_emulated_endpoint(endpoint)?;
                     let ports = (0..ports_of(case)).map(|_| device.endpoint_port(endpoint));
                     let ports = ports.collect::<Result<Vec<_>, _>>()?;
-                    match tape {
+                    let (card, device) = match site.tape {
                         Some(tape) => {
                             let recording = ports.into_iter().map(|port| tape.port(endpoint, port));
                             builder.with_ports(recording.collect())?
                         }
                         None => builder.with_ports(ports)?,
-                    }
+                    };
+                    (card, bus(device))
                 }
-                None => {
+                (None, None) => {
                     let ports = (0..ports_of(case)).map(|_| DirectPort::new(ram.clone()));
-                    builder.with_ports(ports.collect())?
+                    let (card, device) = builder.with_ports(ports.collect())?;
+                    (card, bus(device))
                 }
             };
-            let bus = bus(Arc::clone(&card) as Arc<dyn VirtioDevice>);
             devices.push(Attached { bus, endpoint });
             cards.push(card);
         }
@@ -171,6 +198,7 @@ impl Stack {
         let faults = counters.as_ref().map(|counters| counters.faults).unwrap_or_default();
         DeviceSide {
             bytes_verified: self.cards.iter().map(|card| card.counts().bytes_verified).sum(),
+            vfio: self.cards.iter().find_map(|card| card.counts().vfio),
             faults: faults.delivered,
             faults_dropped: faults.dropped(),
             iotlb: counters.filter(|_| iotlb_options(&self.case).is_some()).map(|counters| counters.iotlb),
@@ -188,6 +216,10 @@ impl Stack {
         if self.iommu.is_some() {
             counts.insert(names::FAULTS.to_owned(), now.faults - before.faults);
             counts.insert(names::FAULTS_DROPPED.to_owned(), now.faults_dropped - before.faults_dropped);
+        }
+        if let (Some(now), Some(before)) = (now.vfio, before.vfio) {
+            let pairs = vfio_counts(&now).into_iter().zip(vfio_counts(&before));
+            counts.extend(pairs.map(|((name, now), (_, before))| (name.to_owned(), now - before)));
         }
         if let (Some(now), Some(before)) = (now.iotlb, before.iotlb) {
             let pairs = iotlb_counts(&now).into_iter().zip(iotlb_counts(&before));
@@ -258,6 +290,9 @@ impl PreparedCase for Stack {
             return Err(error(cause));
         }
         let total = outcome.map_err(|source| error(chain(&source)))?;
+        if let Some(cause) = cards.iter().find_map(|card| card.left_behind()) {
+            return Err(error(cause));
+        }
         iommu.map_or(Ok(()), |device| agree(&total, &device.counters())).map_err(error)
     }
 }
@@ -309,7 +344,17 @@ fn agree(driver: &Counts, device: &Counters) -> Result<(), String> {
     Ok(())
 }
 
-/// A case that is set up for each slice and torn down after it: its pollers would take the cores of other cases.
+fn vfio_counts(counts: &iommu_passthrough::endpoint::Counts) -> [(&'static str, u64); 4] {
+    [
+        (names::VFIO_MAPS, counts.maps),
+        (names::VFIO_UNMAPS, counts.unmaps),
+        (names::VFIO_BYTES_MAPPED, counts.bytes_mapped),
+        (names::VFIO_BYTES_UNMAPPED, counts.bytes_unmapped),
+    ]
+}
+
+/// A case that is set up for each slice and torn down after it: its pollers would take the cores of other cases, or its
+/// device is there only once.
 pub(super) struct Rebuilt {
     /// The case.
     pub(super) case: CaseSpec,
@@ -317,15 +362,24 @@ pub(super) struct Rebuilt {
     pub(super) service: ServiceMode,
     /// As for the stack.
     pub(super) options: LocalOptions,
+    /// The real devices of a passthrough endpoint.
+    pub(super) hardware: Option<Arc<Hardware>>,
+    /// Guest memory, the same in all slices.
+    pub(super) memory: Option<Arc<GuestMemoryMmap>>,
 }
 
 impl PreparedCase for Rebuilt {
     fn params(&self) -> BTreeMap<String, Param> {
-        params(&self.case, self.service, self.options.time)
+        let mut params = params(&self.case, self.service, self.options.time);
+        if let Some(hardware) = &self.hardware {
+            params.insert("device".to_owned(), Param::from(hardware.address()));
+        }
+        params
     }
 
     fn run_slice(&mut self, amount: Amount) -> Result<Slice, CaseError> {
-        let mut stack = Box::new(Stack::new(&self.case, self.service, self.options, None)?);
+        let site = Site { hardware: self.hardware.as_deref(), memory: self.memory.as_ref(), tape: None };
+        let mut stack = Box::new(Stack::new(&self.case, self.service, self.options, site)?);
         stack.run_slice(warm_up(amount))?;
         let slice = stack.run_slice(amount)?;
         stack.finish()?;

@@ -7,7 +7,10 @@ use iommu_results::{
     artefacts::{Artefact as _, Artefacts, CaseHeat, Heat},
     names, revision,
 };
-use iommu_workloads::{CaseSpec, Test, scenario::Value};
+use iommu_workloads::{
+    CaseSpec, Test,
+    scenario::{Endpoint, Value},
+};
 
 use super::{
     churn,
@@ -32,6 +35,8 @@ pub(crate) struct Facts {
     pub(crate) environment: Environment,
     /// What was to be observed.
     pub(crate) probes: Wanted,
+    /// What the run was changed to, for the reader.
+    pub(crate) notes: Vec<String>,
     /// What the lab is, when this is inside it.
     pub(crate) lab: Option<String>,
 }
@@ -53,6 +58,7 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
     if cfg!(feature = "planted-regression") {
         warnings.push("built with planted-regression: every request is made dearer on purpose".to_owned());
     }
+    warnings.extend(facts.notes);
     warnings.extend(lab_warning(facts.lab.as_deref()));
     warnings.extend(end_warning(&outcome.end));
     let profile = outcome.observed.profile.take();
@@ -150,9 +156,11 @@ fn case(spec: &CaseSpec, gathered: Gathered, exact: bool, seed: u64) -> Case {
     case
 }
 
-fn endpoint(_spec: &CaseSpec) -> EndpointKind {
-    // Passthrough was refused before anything ran.
-    EndpointKind::Emulated
+fn endpoint(spec: &CaseSpec) -> EndpointKind {
+    match spec.endpoint {
+        Endpoint::Emulated => EndpointKind::Emulated,
+        Endpoint::Passthrough => EndpointKind::Passthrough,
+    }
 }
 
 fn mode(spec: &CaseSpec) -> Mode {

@@ -13,7 +13,7 @@ use crate::{
     failure::{Failure, warn},
     inject::{self, Inject},
     interrupt::Interrupt,
-    machine::{Amount, EndpointFault, LocalMachine, LocalOptions, Time},
+    machine::{Amount, EndpointFault, Hardware, LocalMachine, LocalOptions, Time},
     out,
     probes::{self, Wanted},
     progress::Progress,
@@ -39,11 +39,13 @@ use worker::Job;
 /// # Errors
 /// Before the run: usage errors and missing prerequisites. After it: a failed run, or a result that was not stored.
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
-    let request = Request::new(args)?;
+    let mut request = Request::new(args)?;
     if request.machine == MachineKind::Lab && iommu_lab::job::inside().is_none() {
         return crate::lab::run_inside(args, &request.scenario.name);
     }
     let inject = inject::from_environment()?;
+    let hardware = request.hardware(args)?;
+    let notes = request.limit_to(hardware.as_ref());
     let interrupt = Interrupt::install().map_err(Failure::failed)?;
     let started_at = Timestamp::now();
     let environment = Environment::capture();
@@ -52,13 +54,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         warn(&format!("the result will not be stored: {error}"));
     }
     let wanted = Wanted::new(args.probes, request.exact);
-    let outcome = measure(args, &request, wanted, interrupt, inject)?;
+    let outcome = measure(args, &request, wanted, hardware, interrupt, inject)?;
     let end = outcome.end.clone();
     let run_id = match &folder {
         Ok(folder) => folder.run_id().to_owned(),
         Err(_) => format!("unstored-{}", started_at.as_millisecond()),
     };
-    let facts = Facts { run_id, started_at, environment, probes: wanted, lab: iommu_lab::job::inside() };
+    let facts =
+        Facts { run_id, started_at, environment, probes: wanted, notes, lab: iommu_lab::job::inside() };
     let assembled = assemble(&request, outcome, facts);
     let stored = folder.and_then(|folder| store(folder, &assembled));
     show(args, &assembled.run, stored.as_ref().ok())?;
@@ -73,11 +76,12 @@ fn measure(
     args: &RunArgs,
     request: &Request,
     wanted: Wanted,
+    hardware: Option<Hardware>,
     interrupt: Interrupt,
     inject: Option<Inject>,
 ) -> Result<Outcome, Failure> {
     let time = if request.exact { Time::Virtual } else { Time::Wall(WallClock::best()) };
-    let machine = LocalMachine::new(LocalOptions {
+    let options = LocalOptions {
         seed: request.scenario.seed,
         time,
         alone: request.cases.len() == 1,
@@ -86,7 +90,8 @@ fn measure(
             Some(Inject::Corrupt) => Some(EndpointFault::Corrupt),
             _ => None,
         },
-    });
+    };
+    let machine = LocalMachine::new(options, hardware);
     let ids: Vec<String> = request.cases.iter().map(|case| case.id.clone()).collect();
     let mut total: Duration = request.steps.iter().map(|(_, amount)| weight(*amount)).sum();
     if let (true, Some((_, amount))) = (wanted.sites, request.steps.last()) {

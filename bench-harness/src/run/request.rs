@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use iommu_workloads::{
     CaseSpec, Scenario,
-    scenario::{Endpoint, Machine},
+    scenario::{Device, Endpoint, Machine, Value},
 };
 
 use super::sweep::{self, Swept};
@@ -12,7 +12,7 @@ use crate::{
     cli::{EndpointKind, MachineKind, RunArgs},
     duration,
     failure::Failure,
-    machine::{Amount, RecordLimits},
+    machine::{Amount, Hardware, RecordLimits, chain},
     plan::{self, Step},
 };
 
@@ -71,6 +71,49 @@ fn record(args: &RunArgs) -> Option<RecordLimits> {
     (args.churn > 0).then_some(RecordLimits { accesses: args.churn, packets })
 }
 
+impl Request {
+    /// The real devices that the passthrough cases need, taken over; none when there are no such cases.
+    ///
+    /// # Errors
+    /// When there are none, or they cannot be taken.
+    pub(super) fn hardware(&self, args: &RunArgs) -> Result<Option<Hardware>, Failure> {
+        let mut real = self.cases.iter().filter(|case| case.endpoint == Endpoint::Passthrough).peekable();
+        if real.peek().is_none() {
+            return Ok(None);
+        }
+        let missing = |error| {
+            let remedy = "docs/passthrough.md says what it needs; --machine lab has it anywhere";
+            Failure::prerequisite(chain(&error), remedy)
+        };
+        real.try_for_each(Hardware::check).map_err(missing)?;
+        let wanted = match &args.endpoint {
+            Some(EndpointKind::Passthrough(bdf)) => bdf.as_deref(),
+            _ => None,
+        };
+        Hardware::open(wanted, args.bind).map(Some).map_err(missing)
+    }
+
+    /// Narrows every case to what the real devices can do, so that all cases do the same work; says what it changed.
+    pub(super) fn limit_to(&mut self, hardware: Option<&Hardware>) -> Vec<String> {
+        let mut notes = Vec::new();
+        if hardware.is_none_or(Hardware::segments) {
+            return notes;
+        }
+        for case in &mut self.cases {
+            let mss = u32::from(case.params.mss());
+            if case.test.device() == Device::Nic && case.params.tso_bytes > mss {
+                case.params.tso_bytes = mss;
+                case.values.insert("tso_bytes", Value::Int(u64::from(mss)));
+                notes = vec![format!(
+                    "the real network cards do not segment large packets: in all cases of this run, emulated ones \
+                     included, no packet is larger than a segment (tso_bytes = {mss})"
+                )];
+            }
+        }
+        notes
+    }
+}
+
 fn changed_scenario(args: &RunArgs) -> Result<(Scenario, Vec<Swept>), Failure> {
     let mut scenario = Scenario::find(&args.scenario).map_err(Failure::usage)?;
     for argument in &args.set {
@@ -82,8 +125,13 @@ fn changed_scenario(args: &RunArgs) -> Result<(Scenario, Vec<Swept>), Failure> {
             .set(&format!("modes={}", args.modes.join(",")))
             .map_err(|error| Failure::usage(error.to_string().replacen("--set:", "--modes:", 1)))?;
     }
-    if args.endpoint == Some(EndpointKind::Emulated) {
-        scenario.set("endpoints=emulated").map_err(Failure::usage)?;
+    if let Some(kind) = &args.endpoint {
+        let endpoints = match kind {
+            EndpointKind::Emulated => "emulated",
+            EndpointKind::Passthrough(_) => "passthrough",
+            EndpointKind::All => "emulated,passthrough",
+        };
+        scenario.set(&format!("endpoints={endpoints}")).map_err(Failure::usage)?;
     }
     if let Some(seed) = args.seed {
         scenario.seed = seed;
@@ -122,24 +170,12 @@ fn check_available(args: &RunArgs, scenario: &Scenario, machine: MachineKind) ->
         let message = format!("machine `{name}` needs {what}, which this build does not have");
         return Err(Failure::prerequisite(message, "use --machine local (or leave --machine out)"));
     }
-    let from_scenario = scenario.endpoints.contains(&Endpoint::Passthrough);
-    let wanted = match &args.endpoint {
-        Some(EndpointKind::Emulated) => None,
-        Some(EndpointKind::Passthrough(Some(bdf))) => Some(format!("endpoint `passthrough={bdf}`")),
-        Some(EndpointKind::Passthrough(None)) => Some("endpoint `passthrough`".to_owned()),
-        Some(EndpointKind::All) => Some("endpoint `all` includes `passthrough`, which".to_owned()),
-        None if from_scenario => {
-            Some(format!("scenario `{}` has endpoint `passthrough`, which", scenario.name))
-        }
-        None => None,
-    };
-    match wanted {
-        None => Ok(()),
-        Some(what) => Err(Failure::prerequisite(
-            format!("{what} needs a device behind VFIO, which this build cannot drive"),
-            "use --endpoint emulated (or leave --endpoint out)",
-        )),
+    if args.packets.is_some() && scenario.endpoints.contains(&Endpoint::Passthrough) {
+        return Err(Failure::usage(
+            "--packets counts exactly what the parameters say; a real device takes what it finds: use --duration",
+        ));
     }
+    Ok(())
 }
 
 fn timed_steps(cases: usize, duration: Duration, seed: u64) -> Vec<(Step, Amount)> {

@@ -74,6 +74,8 @@ pub(crate) fn start(job: Job) -> std::io::Result<Receiver<Event>> {
     let (events, listener) = channel();
     let body = move || {
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&job, &events)));
+        // Real devices go back to the host before anyone learns that the work is done, and the process may end.
+        drop(job);
         let last = match outcome {
             Ok(Ok(interrupted)) => Event::Finished { interrupted },
             Ok(Err(error)) => Event::Failed { cause: error.to_string() },

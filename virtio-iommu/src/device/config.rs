@@ -54,6 +54,7 @@ impl Core {
             Some(value @ (0 | 1)) if available => {
                 let was = self.bypass_field();
                 self.set_bypass_field(value == 1);
+                self.rest_all();
                 if was && value == 0 {
                     // Unattached endpoints lose their view of memory; accesses that began under it end first.
                     self.settle(&self.control(), &mut super::control::Graveyard::default());

@@ -15,6 +15,7 @@ use crate::{
     domain::{Domain, DomainLimits},
     endpoint::{Attachment, EndpointState},
     epoch::Participant,
+    passthrough::Backend,
     properties::{Incompatible, NPlusI, Regions, merge},
     request::RequestError,
     table::MappingTable,
@@ -87,7 +88,16 @@ impl Core {
         // "The device SHOULD behave as if the driver issued a DETACH request with this endpoint, followed by the ATTACH
         // request."
         let left =
-            current.is_some_and(|old| self.leave(&mut control, Some(participant), graveyard, endpoint, old));
+            current.is_some_and(|old| self.leave(&mut control, Some(participant), graveyard, &state, old));
+        if let Some(backend) = &state.backend
+            && let Err(error) = self.enter(participant, &domain, backend)
+        {
+            // It has left its old domain, as a DETACH would have it do, and joins none.
+            state.attachment.replace(Attachment::Detached, &participant.pin());
+            self.rest(&state);
+            shrink_regions(&control, participant, id);
+            return Err(error);
+        }
         let slot = control
             .domains
             .entry(id)
@@ -211,9 +221,48 @@ impl Core {
             // Whether that domain exists or not.
             return Err(RequestError::NotAttached { endpoint, domain });
         }
-        self.leave(&mut control, Some(participant), graveyard, endpoint, domain);
+        self.leave(&mut control, Some(participant), graveyard, &state, domain);
         state.attachment.replace(Attachment::Detached, &participant.pin());
+        self.rest(&state);
         Ok(true)
+    }
+
+    /// Shows a real device what its new domain has, and from then on what it will have.
+    fn enter(
+        &self,
+        participant: &Participant,
+        domain: &Domain,
+        backend: &Arc<dyn Backend>,
+    ) -> Result<(), RequestError> {
+        let Ok(table) = domain.table() else { return Ok(backend.show_all()?) };
+        domain.mirrors.announce();
+        // Requests that have not seen it end within the grace period; the others wait for the lock.
+        participant.synchronize(self.options.patience)?;
+        let mut mirrors = domain.mirrors.lock();
+        let mut mappings = Vec::new();
+        table.for_each(&participant.pin(), &mut |mapping| mappings.push(mapping));
+        backend.show(&mappings)?;
+        mirrors.add(Arc::clone(backend));
+        Ok(())
+    }
+
+    /// Shows a real device that is in no domain what the device's bypass mode says.
+    pub(crate) fn rest(&self, endpoint: &EndpointState) {
+        let Some(backend) = &endpoint.backend else { return };
+        let shown = if self.bypass_unattached() { backend.show_all() } else { backend.show_nothing() };
+        if let Err(error) = shown {
+            tracing::error!(endpoint = %endpoint.id, %error, "an unattached device does not see what it should");
+        }
+    }
+
+    /// The bypass mode has changed.
+    pub(crate) fn rest_all(&self) {
+        let control = self.control();
+        control
+            .endpoints
+            .values()
+            .filter(|slot| slot.domain.is_none())
+            .for_each(|slot| self.rest(&slot.state));
     }
 
     /// Takes the endpoint out of its domain, which ceases to exist with its last endpoint. The caller replaces the
@@ -223,14 +272,21 @@ impl Core {
         control: &mut Control,
         participant: Option<&Participant>,
         graveyard: &mut Graveyard,
-        endpoint: EndpointId,
+        state: &EndpointState,
         id: DomainId,
     ) -> bool {
+        let endpoint = state.id;
         if let Some(slot) = control.endpoints.get_mut(&endpoint) {
             slot.domain = None;
         }
         let Some(slot) = control.domains.get_mut(&id) else { return false };
         slot.members.retain(|member| *member != endpoint);
+        if let Some(backend) = &state.backend {
+            slot.domain.mirrors.lock().remove(backend);
+            if let Err(error) = backend.show_nothing() {
+                tracing::error!(%endpoint, %error, "a device still sees what its domain had");
+            }
+        }
         if slot.members.is_empty() {
             slot.domain.kill();
             graveyard.0.extend(control.domains.remove(&id).map(|slot| slot.domain));
@@ -249,6 +305,7 @@ impl Core {
         for slot in control.endpoints.values_mut() {
             if slot.domain.take().is_some() {
                 slot.state.attachment.replace(Attachment::Detached, &control.participant.pin());
+                self.rest(&slot.state);
             }
         }
         for (_, slot) in std::mem::take(&mut control.domains) {

@@ -21,6 +21,7 @@ use crate::{
     epoch::TooManyParticipants,
     fault::FaultListener,
     memory::GuestRam,
+    passthrough::Backend,
     properties::{EndpointProperties, Incompatible},
     queue::{Queue, QueueError},
     state::{self, QueueState, RestoreError, SaveError, State},
@@ -106,12 +107,35 @@ impl Device {
     /// # Errors
     /// When the ID is taken, the properties do not fit into `probe_size`, or leave nothing to translate.
     pub fn add_endpoint(&self, id: EndpointId, properties: EndpointProperties) -> Result<(), OptionsError> {
+        self.add(id, properties, None)
+    }
+
+    /// Adds a real device, at any time. `backend` shows it what its domain maps; until it is attached, all of guest
+    /// memory while unattached endpoints bypass the IOMMU, and nothing otherwise.
+    ///
+    /// # Errors
+    /// As [`add_endpoint`](Self::add_endpoint).
+    pub fn add_passthrough_endpoint(
+        &self,
+        id: EndpointId,
+        properties: EndpointProperties,
+        backend: Arc<dyn Backend>,
+    ) -> Result<(), OptionsError> {
+        self.add(id, properties, Some(backend))
+    }
+
+    fn add(
+        &self,
+        id: EndpointId,
+        properties: EndpointProperties,
+        backend: Option<Arc<dyn Backend>>,
+    ) -> Result<(), OptionsError> {
         let (bytes, probe_size) = (properties.regions.wire_bytes(), self.core.options.probe_size);
         if bytes > probe_size as usize {
             return Err(OptionsError::TooManyRegions { endpoint: id, bytes, probe_size });
         }
         let no_pages = properties.page_size_mask == Some(0);
-        let state = Arc::new(EndpointState::new(id, properties));
+        let state = Arc::new(EndpointState::new(id, properties, backend));
         if no_pages || self.core.limits_of(&state).is_err() {
             return Err(OptionsError::EmptyProperties { endpoint: id });
         }
@@ -119,6 +143,7 @@ impl Device {
         if control.endpoints.contains_key(&id) {
             return Err(OptionsError::Exists { endpoint: id });
         }
+        self.core.rest(&state);
         control.endpoints.insert(id, EndpointSlot { state, domain: None });
         Ok(())
     }
@@ -131,7 +156,11 @@ impl Device {
         let mut graveyard = Graveyard::default();
         slot.state.attachment.replace(Attachment::Gone, &control.participant.pin());
         if let Some(domain) = slot.domain {
-            self.core.leave(&mut control, None, &mut graveyard, id, domain);
+            self.core.leave(&mut control, None, &mut graveyard, &slot.state, domain);
+        }
+        if let Some(backend) = &slot.state.backend {
+            // It logs what it cannot take away, and nobody is left who could be told.
+            let _ = backend.show_nothing();
         }
         self.core.settle(&control, &mut graveyard);
         true
@@ -231,6 +260,7 @@ impl Device {
     pub fn system_reset(&self) {
         self.reset();
         self.core.set_bypass_field(self.core.options.boot_bypass);
+        self.core.rest_all();
     }
 
     /// Stops serving requests, for [`save`](Self::save): what the driver queues waits. Faults are still reported.
@@ -262,9 +292,12 @@ impl Device {
     /// reached the driver are not part of it.
     ///
     /// # Errors
-    /// When requests are being served: [`pause`](Self::pause) first.
+    /// When requests are being served ([`pause`](Self::pause) first), or an endpoint is a real device.
     pub fn save(&self) -> Result<State, SaveError> {
         let running = self.running();
+        if self.core.control().endpoints.values().any(|slot| slot.state.backend.is_some()) {
+            return Err(SaveError::Passthrough);
+        }
         match &*running {
             Some(running) if !running.paused => Err(SaveError::Running),
             Some(running) => Ok(state::save(&self.core, &running.activation.queues)),

@@ -380,16 +380,28 @@ impl RequestWorker {
         let core = &*self.core;
         let counters = &core.lanes[usize::from(self.lane)].counters;
         let domain = self.cache.find(core, map.domain)?;
-        let guard = self.participant.pin();
-        if !self.credits.spend(&core.pool) {
-            // What is wrong with the request itself comes before the lack of room for it.
-            domain.check_map(&guard, map)?;
-            return Err(RequestError::TooManyMappings { cap: core.pool.cap() });
-        }
-        let result = domain.map(&guard, map);
+        let result = {
+            let guard = self.participant.pin();
+            if !self.credits.spend(&core.pool) {
+                // What is wrong with the request itself comes before the lack of room for it.
+                domain.check_map(&guard, map)?;
+                return Err(RequestError::TooManyMappings { cap: core.pool.cap() });
+            }
+            // Looked at under the guard: see `Mirrors`.
+            if domain.mirrors.any() {
+                drop(guard);
+                domain.map_mirrored(&self.participant, map)
+            } else {
+                domain.map(&guard, map)
+            }
+        };
         match result {
             Ok(()) => counters.mapped(),
             Err(_) => self.credits.refund(1, &core.pool),
+        }
+        if let Err(RequestError::Backend(_)) = result {
+            // Other endpoints may have seen the mapping.
+            self.note_removal(true);
         }
         result
     }
@@ -400,7 +412,16 @@ impl RequestWorker {
         let core = &*self.core;
         let counters = &core.lanes[usize::from(self.lane)].counters;
         let domain = self.cache.find(core, unmap.domain)?;
-        let removed = domain.unmap(&self.participant.pin(), unmap)?;
+        let (done, removed) = {
+            let guard = self.participant.pin();
+            if domain.mirrors.any() {
+                drop(guard);
+                domain.unmap_mirrored(&self.participant, unmap)
+            } else {
+                (Ok(()), domain.unmap(&guard, unmap))
+            }
+        };
+        let removed = removed?;
         if removed.mappings != 0 {
             self.credits.refund(removed.mappings, &core.pool);
             counters.unmapped(removed.mappings);
@@ -409,7 +430,7 @@ impl RequestWorker {
                 self.tell_unmapped(unmap);
             }
         }
-        Ok(())
+        Ok(done?)
     }
 
     #[cold]

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use virtio_iommu_spec::EndpointId;
 
-use crate::{domain::Domain, epoch_cell::EpochCell, iotlb::InvalidationLog, properties::EndpointProperties};
+use crate::{
+    domain::Domain, epoch_cell::EpochCell, iotlb::InvalidationLog, passthrough::Backend,
+    properties::EndpointProperties,
+};
 
 /// What an endpoint is attached to.
 pub(crate) enum Attachment {
@@ -32,10 +35,16 @@ pub(crate) struct EndpointState {
     pub(crate) id: EndpointId,
     pub(crate) properties: EndpointProperties,
     pub(crate) attachment: EpochCell<Attachment>,
+    /// The page tables of a real device.
+    pub(crate) backend: Option<Arc<dyn Backend>>,
 }
 
 impl EndpointState {
-    pub(crate) fn new(id: EndpointId, properties: EndpointProperties) -> Self {
-        Self { id, properties, attachment: EpochCell::new(Attachment::Detached) }
+    pub(crate) fn new(
+        id: EndpointId,
+        properties: EndpointProperties,
+        backend: Option<Arc<dyn Backend>>,
+    ) -> Self {
+        Self { id, properties, attachment: EpochCell::new(Attachment::Detached), backend }
     }
 }

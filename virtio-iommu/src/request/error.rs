@@ -5,6 +5,7 @@ use virtio_iommu_spec::{DomainId, EndpointId, Gpa, IovaRange, Status};
 
 use crate::{
     epoch::Stuck,
+    passthrough::BackendError,
     properties::Incompatible,
     table::{MapError, UnmapError},
 };
@@ -148,6 +149,9 @@ pub enum RequestError {
         /// The cap.
         cap: u64,
     },
+    /// The host cannot do it to a real device's page tables.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
     /// An access to what the request removed does not end.
     #[error(transparent)]
     Stuck(#[from] Stuck),
@@ -179,6 +183,7 @@ pub const fn status(error: &RequestError) -> Status {
         RequestError::TooManyDomains { .. }
         | RequestError::TooManyMappings { .. }
         | RequestError::Map(MapError::OutOfMemory) => Status::NoMem,
+        RequestError::Backend(error) => error.status(),
         RequestError::Stuck(_) => Status::DevErr,
     }
 }

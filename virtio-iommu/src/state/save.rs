@@ -18,6 +18,9 @@ pub enum SaveError {
     /// Requests are being served.
     #[error("the device must be paused before its state is saved")]
     Running,
+    /// What a real device holds is not part of any state.
+    #[error("a device with passthrough endpoints cannot be saved; remove them first")]
+    Passthrough,
 }
 
 impl Identity {

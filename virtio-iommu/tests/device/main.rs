@@ -14,6 +14,7 @@ mod events;
 mod fields;
 mod golden;
 mod hotplug;
+mod passthrough;
 mod precedence;
 mod qtest;
 mod queues;

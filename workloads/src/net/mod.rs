@@ -21,8 +21,10 @@ use virtio_iommu_spec::Gpa;
 
 mod control;
 mod receive;
+mod responder;
 mod transmit;
 
+pub use responder::Responder;
 pub use transmit::{MAX_FRAGS, Slot};
 
 use crate::{
@@ -234,6 +236,18 @@ impl NetDriver {
             driver.refill()?;
         }
         Ok(drivers)
+    }
+
+    /// Whether the NIC on `bus` segments large packets, in both directions. It is reset.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn segments(bus: Arc<dyn Bus>) -> Result<bool, NetError> {
+        let large = SEND_LARGE | RECEIVE_LARGE;
+        let device = MmioDevice::probe(bus, VIRTIO_ID_NET)?;
+        let offered = device.offered();
+        device.reset()?;
+        Ok(offered & large == large)
     }
 
     /// The NIC's address.

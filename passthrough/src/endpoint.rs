@@ -1,0 +1,293 @@
+//! The backend of one passthrough endpoint: what its domain maps goes into its container.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use virtio_iommu::{
+    passthrough::{Backend, BackendError},
+    properties::{EndpointProperties, Platform, RegionsError},
+    spec::IovaRange,
+    table::Mapping,
+};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::{
+    container::{Container, ContainerError, Limits},
+    shadow::{Rights, Shadow, ShadowError},
+    sysfs::PciDevice,
+};
+
+const RW: Rights = Rights { read: true, write: true };
+
+/// Hears of every call into the kernel, with a clock of its own.
+pub trait Observer: Send + Sync {
+    /// Now, in nanoseconds since some origin.
+    fn now_ns(&self) -> u64;
+    /// A mapping was made.
+    fn mapped(&self, took_ns: u64);
+    /// Mappings were taken away.
+    fn unmapped(&self, took_ns: u64);
+}
+
+/// What was done, in all. Replays at ATTACH included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Mappings made.
+    pub maps: u64,
+    /// Requests to unmap that took something away.
+    pub unmaps: u64,
+    /// Bytes mapped.
+    pub bytes_mapped: u64,
+    /// Bytes unmapped.
+    pub bytes_unmapped: u64,
+}
+
+#[derive(Default)]
+struct LiveCounts {
+    maps: AtomicU64,
+    unmaps: AtomicU64,
+    bytes_mapped: AtomicU64,
+    bytes_unmapped: AtomicU64,
+}
+
+/// One passthrough endpoint.
+pub struct Endpoint {
+    shadow: Mutex<Shadow>,
+    container: Arc<Container>,
+    memory: Arc<GuestMemoryMmap>,
+    observer: Option<Arc<dyn Observer>>,
+    counts: LiveCounts,
+}
+
+impl Endpoint {
+    /// The device in `container`, which is to see parts of `memory`.
+    pub fn new(
+        container: Arc<Container>,
+        memory: Arc<GuestMemoryMmap>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
+        Self { shadow: Mutex::default(), container, memory, observer, counts: LiveCounts::default() }
+    }
+
+    /// What was done so far.
+    pub fn counts(&self) -> Counts {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Counts {
+            maps: read(&self.counts.maps),
+            unmaps: read(&self.counts.unmaps),
+            bytes_mapped: read(&self.counts.bytes_mapped),
+            bytes_unmapped: read(&self.counts.bytes_unmapped),
+        }
+    }
+
+    /// Bytes mapped now.
+    pub fn live_bytes(&self) -> u64 {
+        self.shadow().live_bytes()
+    }
+
+    fn shadow(&self) -> MutexGuard<'_, Shadow> {
+        // The shadow is consistent after every call, whatever happened to its caller.
+        self.shadow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Maps what `mapping` covers, in as many pieces as its memory has in the host.
+    fn add(&self, shadow: &mut Shadow, mapping: &Mapping) -> Result<(), BackendError> {
+        if mapping.perms.mmio {
+            return Err(BackendError::NotRam);
+        }
+        let rights = Rights { read: mapping.perms.read, write: mapping.perms.write };
+        let (mut iova, mut gpa) = (mapping.range.start(), mapping.gpa.0);
+        let end = mapping.range.end();
+        let done = loop {
+            let Some((host, room)) = self.host(gpa) else { break Err(BackendError::NotRam) };
+            // Inclusive on both sides, so that the last address of the space is one.
+            let rest = (end - iova).min(room - 1);
+            if let Err(error) = self.map_piece(shadow, iova, rest + 1, host, rights) {
+                break Err(error);
+            }
+            if rest == end - iova {
+                break Ok(());
+            }
+            (iova, gpa) = (iova + rest + 1, gpa + rest + 1);
+        };
+        if done.is_err() {
+            self.remove(shadow, mapping.range)?;
+        }
+        done
+    }
+
+    fn map_piece(
+        &self,
+        shadow: &mut Shadow,
+        iova: u64,
+        len: u64,
+        host: u64,
+        rights: Rights,
+    ) -> Result<(), BackendError> {
+        let start_ns = self.observer.as_ref().map(|observer| observer.now_ns());
+        shadow.map(&*self.container, iova, len, host, rights).map_err(|error| self.refused(&error))?;
+        if let (Some(observer), Some(start_ns)) = (&self.observer, start_ns) {
+            observer.mapped(observer.now_ns().saturating_sub(start_ns));
+        }
+        self.counts.maps.fetch_add(1, Ordering::Relaxed);
+        self.counts.bytes_mapped.fetch_add(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn remove(&self, shadow: &mut Shadow, range: IovaRange) -> Result<(), BackendError> {
+        // The shadow's lengths are 64 bits: the whole address space has one byte more, which nothing is mapped at.
+        let len = (range.end() - range.start()).saturating_add(1);
+        let start_ns = self.observer.as_ref().map(|observer| observer.now_ns());
+        let bytes =
+            shadow.unmap(&*self.container, range.start(), len).map_err(|error| self.refused(&error))?;
+        if bytes > 0 {
+            if let (Some(observer), Some(start_ns)) = (&self.observer, start_ns) {
+                observer.unmapped(observer.now_ns().saturating_sub(start_ns));
+            }
+            self.counts.unmaps.fetch_add(1, Ordering::Relaxed);
+            self.counts.bytes_unmapped.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn clear(&self, shadow: &mut Shadow) -> Result<(), BackendError> {
+        let bytes = shadow.live_bytes();
+        shadow.clear(&*self.container).map_err(|error| self.refused(&error))?;
+        self.counts.bytes_unmapped.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Where guest-physical address `gpa` is in this process, and how many bytes follow it there.
+    fn host(&self, gpa: u64) -> Option<(u64, u64)> {
+        let region = self.memory.find_region(GuestAddress(gpa))?;
+        let offset = gpa - region.start_addr().0;
+        Some((region.as_ptr() as u64 + offset, region.len() - offset))
+    }
+
+    /// Tells the user what the guest cannot be told.
+    fn refused(&self, error: &ShadowError) -> BackendError {
+        let address = self.container.address();
+        match error {
+            ShadowError::Map { errno: libc::ENOSPC, .. } => {
+                tracing::warn!(
+                    address, %error,
+                    "the container has as many mappings as VFIO allows: raise vfio_iommu_type1.dma_entry_limit"
+                );
+                BackendError::NoMemory
+            }
+            ShadowError::Map { errno: libc::ENOMEM, .. } => {
+                tracing::warn!(
+                    address, %error,
+                    "locked memory is used up: raise RLIMIT_MEMLOCK (`ulimit -l`), or let the guest map less"
+                );
+                BackendError::NoMemory
+            }
+            ShadowError::Map { errno, .. } | ShadowError::Unmap { errno, .. } => {
+                tracing::warn!(address, %error, "VFIO refused");
+                BackendError::Refused { errno: *errno }
+            }
+            ShadowError::Overlap { .. } | ShadowError::Range { .. } | ShadowError::Split { .. } => {
+                tracing::warn!(address, %error, "a request that the IOMMU should have refused");
+                BackendError::Refused { errno: libc::EINVAL }
+            }
+        }
+    }
+}
+
+impl Backend for Endpoint {
+    fn show_all(&self) -> Result<(), BackendError> {
+        let mut shadow = self.shadow();
+        self.clear(&mut shadow)?;
+        for region in self.memory.iter() {
+            let (start, len, host) = (region.start_addr().0, region.len(), region.as_ptr() as u64);
+            if let Err(error) = self.map_piece(&mut shadow, start, len, host, RW) {
+                self.clear(&mut shadow)?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&self, mappings: &[Mapping]) -> Result<(), BackendError> {
+        let mut shadow = self.shadow();
+        self.clear(&mut shadow)?;
+        for mapping in mappings {
+            if let Err(error) = self.add(&mut shadow, mapping) {
+                self.clear(&mut shadow)?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn show_nothing(&self) -> Result<(), BackendError> {
+        self.clear(&mut self.shadow())
+    }
+
+    fn map(&self, mapping: &Mapping) -> Result<(), BackendError> {
+        self.add(&mut self.shadow(), mapping)
+    }
+
+    fn unmap(&self, range: IovaRange) -> Result<(), BackendError> {
+        self.remove(&mut self.shadow(), range)
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // The kernel takes away what is left when the container is closed.
+        let _ = self.show_nothing();
+    }
+}
+
+/// What the host's IOMMU and firmware allow the device, for PROBE and ATTACH.
+///
+/// # Errors
+/// When sysfs or VFIO do not say, or the host's regions make no sense.
+pub fn properties(pci: &PciDevice, container: &Container) -> Result<EndpointProperties, PropertiesError> {
+    let limits = container.limits()?;
+    let host = pci.reserved_regions().map_err(ContainerError::from)?;
+    let reserved = host.iter().map(|region| (region.start, region.end));
+    let properties = Platform::X86.passthrough(reserved)?;
+    Ok(EndpointProperties {
+        page_size_mask: Some(limits.page_sizes),
+        input_range: input_range(&limits),
+        ..properties
+    })
+}
+
+/// The host does not say what the device can do.
+#[derive(Debug, thiserror::Error)]
+pub enum PropertiesError {
+    /// VFIO or sysfs.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// The host's reserved regions.
+    #[error("the host's reserved regions: {0}")]
+    Regions(#[from] RegionsError),
+}
+
+/// From the first address to the last; the holes between are the reserved regions.
+fn input_range(limits: &Limits) -> Option<(u64, u64)> {
+    let start = limits.ranges.iter().map(|(start, _)| *start).min()?;
+    let end = limits.ranges.iter().map(|(_, end)| *end).max()?;
+    Some((start, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_input_range_spans_the_holes() {
+        let limits =
+            |ranges: &[(u64, u64)]| Limits { page_sizes: 4096, ranges: ranges.to_vec(), mappings_left: None };
+        assert_eq!(
+            input_range(&limits(&[(0x1000, 0xfedf_ffff), (0xfef0_0000, 0x7f_ffff_ffff)])),
+            Some((0x1000, 0x7f_ffff_ffff))
+        );
+        assert_eq!(input_range(&limits(&[])), None);
+    }
+}

@@ -1,0 +1,20 @@
+//! Real devices behind the virtio-iommu, through VFIO.
+//!
+//! - [`sysfs`]: what the host says about a PCI device: group, driver, reserved regions, whether it is in use.
+//! - [`bind`]: hands a device to vfio-pci and back, after a crash too.
+//! - [`container`]: a VFIO container (type 1 v2) with one device in it.
+//! - [`shadow`]: what is mapped there, in step with the kernel whatever fails.
+//! - [`endpoint`]: the [`Backend`](virtio_iommu::passthrough::Backend) that the IOMMU's requests reach.
+//! - [`function`]: the device's registers, for a driver.
+
+pub mod bind;
+pub mod container;
+pub mod endpoint;
+pub mod function;
+mod shadow;
+pub mod sysfs;
+
+pub use container::{Container, ContainerError};
+pub use endpoint::Endpoint;
+pub use function::VfioFunction;
+pub use sysfs::{Address, PciDevice, SysfsError};

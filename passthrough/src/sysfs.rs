@@ -1,0 +1,439 @@
+//! What the host says about a PCI device.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use thiserror::Error;
+
+/// The driver that hands devices to user space.
+pub const VFIO_DRIVER: &str = "vfio-pci";
+/// Where the kernel describes itself.
+pub const SYSFS: &str = "/sys";
+
+/// A PCI address, `DDDD:BB:DD.F`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    domain: u16,
+    bus: u8,
+    device: u8,
+    function: u8,
+}
+
+/// Text that is no PCI address.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{0}` is no PCI address such as 0000:01:00.0")]
+pub struct NotAnAddress(String);
+
+impl FromStr for Address {
+    type Err = NotAnAddress;
+
+    fn from_str(text: &str) -> Result<Self, NotAnAddress> {
+        let parse = || {
+            let (rest, function) = text.rsplit_once('.')?;
+            let mut parts = rest.rsplit(':');
+            let (device, bus) = (parts.next()?, parts.next()?);
+            let domain = parts.next().unwrap_or("0000");
+            let number = |part: &str, digits: usize, most: u16| {
+                let value = u16::from_str_radix(part, 16).ok()?;
+                (part.len() == digits && value <= most).then_some(value)
+            };
+            let address = Self {
+                domain: number(domain, 4, u16::MAX)?,
+                bus: number(bus, 2, 0xff)? as u8,
+                device: number(device, 2, 0x1f)? as u8,
+                function: number(function, 1, 7)? as u8,
+            };
+            parts.next().is_none().then_some(address)
+        };
+        parse().ok_or_else(|| NotAnAddress(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}.{}", self.domain, self.bus, self.device, self.function)
+    }
+}
+
+/// The host does not say what is asked.
+#[derive(Debug, Error)]
+pub enum SysfsError {
+    /// No such device.
+    #[error("there is no PCI device {address}; `lspci -D` lists those there are")]
+    NoDevice {
+        /// Its address.
+        address: Address,
+    },
+    /// No IOMMU.
+    #[error(
+        "PCI device {address} is in no IOMMU group: the IOMMU is off or missing; \
+         switch it on in the firmware and boot with intel_iommu=on (Intel)"
+    )]
+    NoGroup {
+        /// Its address.
+        address: Address,
+    },
+    /// A file of it.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file with something else in it.
+    #[error("{path} says `{text}`, which is not understood")]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What it says.
+        text: String,
+    },
+}
+
+/// A region that the host reserves on a device's bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// First address.
+    pub start: u64,
+    /// Last address.
+    pub end: u64,
+    /// What the kernel calls it: `direct`, `direct-relaxable`, `reserved`, `msi`.
+    pub kind: String,
+}
+
+/// One PCI device of the host.
+#[derive(Clone, Debug)]
+pub struct PciDevice {
+    address: Address,
+    folder: PathBuf,
+    root: PathBuf,
+}
+
+impl PciDevice {
+    /// The device at `address`, below the sysfs at `root` ([`SYSFS`]).
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn new(root: &Path, address: Address) -> Result<Self, SysfsError> {
+        let folder = root.join("bus/pci/devices").join(address.to_string());
+        if !folder.is_dir() {
+            return Err(SysfsError::NoDevice { address });
+        }
+        Ok(Self { address, folder, root: root.to_owned() })
+    }
+
+    /// Every device of the host, by address.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn all(root: &Path) -> Result<Vec<Self>, SysfsError> {
+        let folder = root.join("bus/pci/devices");
+        if !folder.is_dir() {
+            // A machine without PCI.
+            return Ok(Vec::new());
+        }
+        let mut addresses: Vec<Address> =
+            names(&folder)?.iter().filter_map(|name| name.parse().ok()).collect();
+        addresses.sort();
+        addresses.into_iter().map(|address| Self::new(root, address)).collect()
+    }
+
+    /// Its address.
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Its folder in sysfs.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Vendor and device number.
+    ///
+    /// # Errors
+    /// When sysfs does not say.
+    pub fn id(&self) -> Result<(u16, u16), SysfsError> {
+        Ok((self.hex("vendor")? as u16, self.hex("device")? as u16))
+    }
+
+    /// Class, subclass and programming interface.
+    ///
+    /// # Errors
+    /// When sysfs does not say.
+    pub fn class(&self) -> Result<u32, SysfsError> {
+        Ok(self.hex("class")? as u32)
+    }
+
+    /// The driver it is bound to.
+    pub fn driver(&self) -> Option<String> {
+        let target = fs::read_link(self.folder.join("driver")).ok()?;
+        Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// Its IOMMU group.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn group(&self) -> Result<u32, SysfsError> {
+        let link = fs::read_link(self.folder.join("iommu_group"));
+        let name = link.ok().and_then(|target| target.file_name()?.to_string_lossy().parse().ok());
+        name.ok_or(SysfsError::NoGroup { address: self.address })
+    }
+
+    fn group_folder(&self) -> Result<PathBuf, SysfsError> {
+        Ok(self.root.join("kernel/iommu_groups").join(self.group()?.to_string()))
+    }
+
+    /// The other devices of its group. All of them must be given away with it, bridges aside.
+    ///
+    /// # Errors
+    /// When it has no group.
+    pub fn companions(&self) -> Result<Vec<Self>, SysfsError> {
+        let mut found = Vec::new();
+        for name in names(&self.group_folder()?.join("devices"))? {
+            if let Ok(address) = name.parse::<Address>()
+                && address != self.address
+            {
+                found.push(Self::new(&self.root, address)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What the host reserves on its bus: the guest may map nothing there.
+    ///
+    /// # Errors
+    /// When it has no group, or sysfs says something that is not understood.
+    pub fn reserved_regions(&self) -> Result<Vec<Reserved>, SysfsError> {
+        let path = self.group_folder()?.join("reserved_regions");
+        let text = read(&path)?;
+        let region = |line: &str| -> Option<Reserved> {
+            let mut words = line.split_whitespace();
+            let mut number = || u64::from_str_radix(words.next()?.trim_start_matches("0x"), 16).ok();
+            let (start, end) = (number()?, number()?);
+            (start <= end).then(|| Reserved { start, end, kind: words.next().unwrap_or_default().to_owned() })
+        };
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        lines
+            .map(|line| {
+                region(line).ok_or_else(|| SysfsError::Content { path: path.clone(), text: line.to_owned() })
+            })
+            .collect()
+    }
+
+    /// Why it must not be taken from the host: network interfaces that are up, disks that are mounted or swapped to.
+    /// `mounts` and `swaps` are the texts of `/proc/mounts` and `/proc/swaps`.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn in_use(&self, mounts: &str, swaps: &str) -> Result<Option<String>, SysfsError> {
+        for interface in below(&self.folder, "net")? {
+            let flags = read(&interface.join("flags")).unwrap_or_default();
+            let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
+            const IFF_UP: u32 = 1;
+            if flags & IFF_UP != 0 {
+                let name = file_name(&interface);
+                return Ok(Some(format!("network interface {name} is up; `ip link set {name} down` first")));
+            }
+        }
+        let used = |text: &str, disk: &str| {
+            let first = text.lines().filter_map(|line| line.split_whitespace().next());
+            let of_disk = |path: &str| path.strip_prefix("/dev/").is_some_and(|name| name.starts_with(disk));
+            first.filter(|path| of_disk(path)).map(str::to_owned).next()
+        };
+        for disk in below(&self.folder, "block")? {
+            let name = file_name(&disk);
+            if let Some(path) = used(mounts, &name) {
+                return Ok(Some(format!("{path} is mounted; `umount {path}` first")));
+            }
+            if let Some(path) = used(swaps, &name) {
+                return Ok(Some(format!("{path} is swap space; `swapoff {path}` first")));
+            }
+            for part in [disk.clone()].into_iter().chain(partitions(&disk, &name)?) {
+                let holders = part.join("holders");
+                let holders = if holders.is_dir() { names(&holders)? } else { Vec::new() };
+                if let Some(holder) = holders.first() {
+                    return Ok(Some(format!(
+                        "{} is part of {holder} (LVM, RAID or encryption)",
+                        file_name(&part)
+                    )));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn hex(&self, file: &str) -> Result<u64, SysfsError> {
+        let path = self.folder.join(file);
+        let text = read(&path)?;
+        let digits = text.trim().trim_start_matches("0x");
+        u64::from_str_radix(digits, 16)
+            .map_err(|_| SysfsError::Content { path, text: text.trim().to_owned() })
+    }
+}
+
+fn partitions(disk: &Path, name: &str) -> Result<Vec<PathBuf>, SysfsError> {
+    let inside = names(disk)?;
+    Ok(inside.into_iter().filter(|part| part.starts_with(name)).map(|part| disk.join(part)).collect())
+}
+
+/// What a device has of a class, at most four folders below it: an NVMe controller's disks lie below the controller, a
+/// virtio card's interface below the virtio device. What it has links back to its class.
+fn below(folder: &Path, class: &str) -> Result<Vec<PathBuf>, SysfsError> {
+    const LEVELS: usize = 4;
+    let (mut found, mut level) = (Vec::new(), vec![folder.to_owned()]);
+    for _ in 0..LEVELS {
+        let mut next = Vec::new();
+        for folder in level {
+            for name in names(&folder)? {
+                let inner = folder.join(&name);
+                // Links lead to other devices and back.
+                if !inner.symlink_metadata().is_ok_and(|data| data.is_dir()) {
+                    continue;
+                }
+                let link = fs::read_link(inner.join("subsystem")).unwrap_or_default();
+                let partition = inner.join("partition").exists();
+                if file_name(&link) == class && !partition {
+                    found.push(inner);
+                } else {
+                    next.push(inner);
+                }
+            }
+        }
+        level = next;
+    }
+    Ok(found)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn read(path: &Path) -> Result<String, SysfsError> {
+    fs::read_to_string(path).map_err(|source| SysfsError::Io { path: path.to_owned(), source })
+}
+
+/// Names in a folder, sorted.
+fn names(folder: &Path) -> Result<Vec<String>, SysfsError> {
+    let failed = |source| SysfsError::Io { path: folder.to_owned(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A host with one device in group 7, bound to `driver`.
+    pub(crate) fn host(root: &Path, address: &str, driver: Option<&str>) -> PathBuf {
+        let device = root.join("bus/pci/devices").join(address);
+        let group = root.join("kernel/iommu_groups/7");
+        fs::create_dir_all(&device).unwrap();
+        fs::create_dir_all(group.join("devices").join(address)).unwrap();
+        symlink(&group, device.join("iommu_group")).unwrap();
+        for (file, text) in [("vendor", "0x1af4\n"), ("device", "0x1041\n"), ("class", "0x020000\n")] {
+            fs::write(device.join(file), text).unwrap();
+        }
+        fs::write(
+            group.join("reserved_regions"),
+            "0x00000000fee00000 0x00000000feefffff msi\n0x000000009d000000 0x000000009dffffff direct\n",
+        )
+        .unwrap();
+        if let Some(driver) = driver {
+            let folder = root.join("bus/pci/drivers").join(driver);
+            fs::create_dir_all(&folder).unwrap();
+            symlink(&folder, device.join("driver")).unwrap();
+        }
+        device
+    }
+
+    fn of_class(place: &Path, class: &str) {
+        fs::create_dir_all(place).unwrap();
+        symlink(Path::new("/sys/class").join(class), place.join("subsystem")).unwrap();
+    }
+
+    #[test]
+    fn addresses() {
+        for (text, full) in
+            [("0000:01:00.0", "0000:01:00.0"), ("1f:1f.7", "0000:1f:1f.7"), ("abcd:ff:00.1", "abcd:ff:00.1")]
+        {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), full);
+        }
+        for text in
+            ["", "1:0.0", "00:20.0", "00:00.8", "0000:00:00", "00:00:00:00.0", "zz:00.0", "000:00:00.0"]
+        {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_device_is() {
+        let root = tempfile::tempdir().unwrap();
+        host(root.path(), "0000:01:00.0", Some("virtio-pci"));
+        host(root.path(), "0000:01:00.1", None);
+        let device = PciDevice::new(root.path(), "01:00.0".parse().unwrap()).unwrap();
+        assert_eq!((device.id().unwrap(), device.class().unwrap()), ((0x1af4, 0x1041), 0x02_0000));
+        assert_eq!((device.driver().as_deref(), device.group().unwrap()), (Some("virtio-pci"), 7));
+        let companions = device.companions().unwrap();
+        assert_eq!(companions.len(), 1);
+        assert_eq!(
+            (companions[0].address().to_string(), companions[0].driver()),
+            ("0000:01:00.1".to_owned(), None)
+        );
+        let regions = device.reserved_regions().unwrap();
+        assert_eq!(regions[1], Reserved { start: 0x9d00_0000, end: 0x9dff_ffff, kind: "direct".to_owned() });
+        assert_eq!(PciDevice::all(root.path()).unwrap().len(), 2);
+        let missing = PciDevice::new(root.path(), "02:00.0".parse().unwrap());
+        assert!(matches!(missing, Err(SysfsError::NoDevice { .. })));
+    }
+
+    #[test]
+    fn without_an_iommu_there_is_no_group() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = host(root.path(), "0000:01:00.0", None);
+        fs::remove_file(folder.join("iommu_group")).unwrap();
+        let device = PciDevice::new(root.path(), "01:00.0".parse().unwrap()).unwrap();
+        let error = device.group().unwrap_err().to_string();
+        assert!(error.contains("intel_iommu=on"), "{error}");
+    }
+
+    #[test]
+    fn an_interface_that_is_up_is_in_use() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = host(root.path(), "0000:01:00.0", Some("virtio-pci"));
+        let interface = folder.join("virtio0/net/eth3");
+        of_class(&interface, "net");
+        let device = PciDevice::new(root.path(), "01:00.0".parse().unwrap()).unwrap();
+        fs::write(interface.join("flags"), "0x1002\n").unwrap();
+        assert_eq!(device.in_use("", "").unwrap(), None);
+        fs::write(interface.join("flags"), "0x1003\n").unwrap();
+        assert!(device.in_use("", "").unwrap().unwrap().contains("ip link set eth3 down"));
+    }
+
+    #[test]
+    fn a_disk_that_is_mounted_swapped_to_or_held_is_in_use() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = host(root.path(), "0000:01:00.0", Some("nvme"));
+        let disk = folder.join("nvme/nvme0/nvme0n1");
+        of_class(&disk, "block");
+        fs::create_dir_all(disk.join("nvme0n1p2/holders")).unwrap();
+        let device = PciDevice::new(root.path(), "01:00.0".parse().unwrap()).unwrap();
+        assert_eq!(device.in_use("/dev/sda1 / ext4\n", "").unwrap(), None);
+        let mounted = device.in_use("/dev/nvme0n1p2 /home ext4 rw 0 0\n", "").unwrap().unwrap();
+        assert!(mounted.contains("umount /dev/nvme0n1p2"), "{mounted}");
+        let swap = device.in_use("", "Filename Type\n/dev/nvme0n1p1 partition\n").unwrap().unwrap();
+        assert!(swap.contains("swapoff"), "{swap}");
+        fs::create_dir(disk.join("nvme0n1p2/holders/dm-0")).unwrap();
+        assert!(device.in_use("", "").unwrap().unwrap().contains("dm-0"));
+    }
+}
