@@ -93,6 +93,9 @@ pub(crate) enum HardwareError {
     Other(String),
 }
 
+/// A card, and the bus its driver finds it on.
+type Plugged = (Arc<dyn Card>, Arc<dyn Bus>);
+
 /// Two cards on one wire, taken over.
 pub(crate) struct Hardware {
     near: Arc<Container>,
@@ -152,7 +155,7 @@ impl Hardware {
         memory: &Arc<GuestMemoryMmap>,
         iommu: Option<(&Device, EndpointId)>,
         timing: Option<(WallClock, Arc<Latencies>)>,
-    ) -> Result<(Arc<dyn Card>, Arc<dyn Bus>), Box<dyn Error>> {
+    ) -> Result<Plugged, Box<dyn Error>> {
         let observer =
             timing.map(|(clock, latencies)| Arc::new(VfioTimer { clock, latencies }) as Arc<dyn Observer>);
         let endpoint = Arc::new(Endpoint::new(Arc::clone(&self.near), Arc::clone(memory), observer));
