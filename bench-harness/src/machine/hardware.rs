@@ -28,7 +28,10 @@ use iommu_workloads::{
 };
 use thiserror::Error;
 use virtio_iommu::{
-    Device, OptionsError, passthrough::Backend, properties::EndpointProperties, spec::EndpointId,
+    Device, OptionsError,
+    passthrough::Backend,
+    properties::EndpointProperties,
+    spec::{EndpointId, IovaRange},
 };
 use vm_memory::GuestMemoryMmap;
 
@@ -133,6 +136,11 @@ impl Hardware {
     /// Address of the card that is measured.
     pub(crate) fn address(&self) -> &str {
         self.near.address()
+    }
+
+    /// I/O virtual addresses of the host's IOMMU, when it says: a guest is offered no others.
+    pub(crate) fn input_range(&self) -> Option<IovaRange> {
+        self.properties.input_range.and_then(|(start, end)| IovaRange::new(start, end))
     }
 
     /// Whether large packets can be handed to the cards.

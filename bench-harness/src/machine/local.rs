@@ -10,6 +10,7 @@ use iommu_workloads::{
     CaseSpec, Clock, VirtualClock,
     scenario::{Device, Endpoint, Service},
 };
+use virtio_iommu::spec::IovaRange;
 use virtio_transport::ServiceMode;
 
 use super::{
@@ -87,6 +88,8 @@ pub(crate) struct LocalOptions {
     pub(crate) alone: bool,
     /// Failure to provoke.
     pub(crate) fault: Option<EndpointFault>,
+    /// I/O virtual addresses that the real devices' IOMMU has, for all cases of the run.
+    pub(crate) input_range: Option<IovaRange>,
 }
 
 /// See the module.

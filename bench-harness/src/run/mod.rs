@@ -90,6 +90,7 @@ fn measure(
             Some(Inject::Corrupt) => Some(EndpointFault::Corrupt),
             _ => None,
         },
+        input_range: hardware.as_ref().and_then(Hardware::input_range),
     };
     let machine = LocalMachine::new(options, hardware);
     let ids: Vec<String> = request.cases.iter().map(|case| case.id.clone()).collect();

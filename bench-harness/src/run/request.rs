@@ -18,6 +18,9 @@ use crate::{
 
 /// Measured time of each case with `--quick`.
 const QUICK: Duration = Duration::from_millis(400);
+/// Most measured time of each case in the lab, unless it is given: an emulated machine takes its time around the slices,
+/// and more of them would make no time of its a hardware's.
+const LAB: Duration = Duration::from_secs(1);
 /// Most packets of a slice, so that an interrupt and the watchdog need not wait for all.
 const PACKETS_PER_SLICE: u64 = 20_000;
 
@@ -136,8 +139,12 @@ fn changed_scenario(args: &RunArgs) -> Result<(Scenario, Vec<Swept>), Failure> {
     if let Some(seed) = args.seed {
         scenario.seed = seed;
     }
-    if let Some(duration) = args.duration {
-        scenario.duration = duration;
+    match args.duration {
+        Some(duration) => scenario.duration = duration,
+        None if machine(args, &scenario) == MachineKind::Lab => {
+            scenario.duration = LAB.min(scenario.duration);
+        }
+        None => (),
     }
     if args.quick {
         scenario.duration = QUICK.min(scenario.duration);
