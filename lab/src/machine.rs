@@ -27,9 +27,12 @@ impl Default for Machine {
     }
 }
 
-/// Devices that are there to be passed through: QEMU's teaching device, and two network cards on one wire.
-const DEVICES: [(&str, &str); 5] = [
+/// Devices that are there to be passed through: QEMU's teaching device, and two network cards on one wire; and, behind
+/// those in address, a teaching device that shares its group with a device of the host's.
+const DEVICES: [(&str, &str); 7] = [
     ("-device", "edu"),
+    ("-device", "edu,addr=1e.0,multifunction=on"),
+    ("-device", "virtio-rng-pci,addr=1e.1,disable-legacy=on"),
     ("-netdev", "hubport,id=left,hubid=0"),
     (
         "-device",
