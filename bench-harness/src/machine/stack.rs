@@ -106,7 +106,8 @@ impl Stack {
             let input_range = options.input_range.unwrap_or(options_of_device.input_range);
             // A real device is shown all of memory while it bypasses, which takes long and helps nobody here.
             let boot_bypass = site.hardware.is_none();
-            let device = Device::new(DeviceOptions { boot_bypass, input_range, ..options_of_device }, ram.clone())?;
+            let device =
+                Device::new(DeviceOptions { boot_bypass, input_range, ..options_of_device }, ram.clone())?;
             device.add_emulated_endpoint(IDLE_ENDPOINT)?;
             if let Time::Wall(clock) = options.time {
                 device.set_observers(|_| Box::new(BatchTimer::new(clock, Arc::clone(&latencies))));
