@@ -29,7 +29,9 @@ Examples:
   iommu-bench run ./mine.toml --set mtu=9000 --set flows=4 --out /tmp/runs
   iommu-bench run dma-throughput --sweep transfer_bytes=64,4K,64K,1M
   iommu-bench run netperf-strict --packets 10000 --seed 7 --json   exact counts, repeatable
-  iommu-bench run netperf-strict --machine lab                     in an emulated host with VT-d";
+  iommu-bench run netperf-strict --machine lab                     in an emulated host with VT-d
+  iommu-bench run netperf-strict --machine guest                   netperf in Linux in QEMU, with its own driver
+  iommu-bench run netperf-strict --machine guest --viommu reference,qemu-virtio";
 
 /// Measures what I/O address translation costs, and where.
 #[derive(Debug, Parser)]
@@ -129,6 +131,8 @@ pub(crate) struct RunArgs {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) lab: crate::lab::LabOptions,
+    #[command(flatten)]
+    pub(crate) guest: crate::guest::GuestOptions,
 }
 
 #[derive(Debug, Args)]

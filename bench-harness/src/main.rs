@@ -16,6 +16,7 @@ mod duration;
 mod exit;
 mod failure;
 mod gate;
+mod guest;
 mod inject;
 mod interrupt;
 mod lab;

@@ -174,7 +174,6 @@ fn machines_and_endpoints_of_other_builds_are_missing_prerequisites() {
     let folder = tempfile::tempdir().unwrap();
     let missing: &[(&[&str], &str)] = &[
         (&["--machine", "kvm"], "kvm"),
-        (&["--machine", "guest"], "guest"),
         (&["--endpoint", "passthrough"], "passthrough"),
         (&["--endpoint", "passthrough=0000:01:00.0"], "0000:01:00.0"),
         (&["--endpoint", "all"], "passthrough"),

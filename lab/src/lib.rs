@@ -25,5 +25,5 @@ pub mod wire;
 
 pub use job::Job;
 pub use machine::Machine;
-pub use prepare::{Lab, PrepareError, Sources, prepare};
+pub use prepare::{GuestKernel, Lab, PrepareError, Qemu, Sources, prepare};
 pub use session::{Ended, Event, SessionError};

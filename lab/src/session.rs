@@ -138,7 +138,8 @@ pub enum SessionError {
 pub struct Tail(String);
 
 impl Tail {
-    fn of(console: &Path) -> Self {
+    /// Of the console that this file holds; empty where there is none.
+    pub fn of(console: &Path) -> Self {
         const BYTES: u64 = 8192;
         let read = || -> io::Result<String> {
             let mut file = fs::File::open(console)?;
@@ -342,9 +343,9 @@ fn pump(mut line: impl Read, frames: &Sender<Result<Frame, WireError>>) {
     }
 }
 
-/// QEMU shall not outlive this process, however that ends.
+/// Has a child killed when the thread that starts it ends, and so when this process does, however that happens.
 #[allow(unsafe_code, reason = "what happens between fork and exec is the caller's duty")]
-fn die_with_us(command: &mut std::process::Command) -> &mut std::process::Command {
+pub fn die_with_us(command: &mut std::process::Command) -> &mut std::process::Command {
     let kill = || nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(io::Error::from);
     // SAFETY: the closure makes one system call and neither allocates nor locks, as is demanded after a fork.
     unsafe { command.pre_exec(kill) }

@@ -20,7 +20,10 @@ use super::{
     request::Request,
     sweep,
 };
-use crate::probes::{self, Measured, Wanted};
+use crate::{
+    cli::MachineKind,
+    probes::{self, Measured, Wanted},
+};
 
 /// Why a run in virtual time has no figures in seconds.
 const VIRTUAL_TIME: &str = "the clock is virtual (--packets): nothing was timed";
@@ -66,7 +69,12 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
     let sampled = matches!(profile, Some(Ok(_)));
     let (mut probes, said) = probed(facts.probes, observed, sampled, specs, &outcome.gathered, scenario.seed);
     warnings.extend(said);
-    let title = format!("{} on {}", scenario.name, if facts.lab.is_some() { "lab" } else { "local" });
+    let machine = match (request.machine, &facts.lab) {
+        (MachineKind::Guest, _) => Machine::Guest,
+        (_, Some(_)) => Machine::Lab,
+        (_, None) => Machine::Local,
+    };
+    let title = format!("{} on {machine}", scenario.name);
     let flame = profile.and_then(|profile| {
         let (kept, said) = probes::record_profile(&mut probes, profile, &title);
         warnings.extend(said);
@@ -92,7 +100,7 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
         schema: SCHEMA.to_owned(),
         run_id: facts.run_id,
         scenario: scenario.name.clone(),
-        machine: if facts.lab.is_some() { Machine::Lab } else { Machine::Local },
+        machine,
         seed: scenario.seed,
         partial: outcome.end != End::Complete,
         started_at: facts.started_at,

@@ -1,6 +1,10 @@
 //! `run`: one scenario from the command line to the stored result.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use iommu_results::{
     Artefacts, Environment, Run, RunFolder, Store, StoreError, Timestamp, artefacts, store::REPORT_FILE,
@@ -11,9 +15,10 @@ use crate::{
     clock::WallClock,
     exit::Exit,
     failure::{Failure, warn},
+    guest::{self, GuestMachine, Kept},
     inject::{self, Inject},
     interrupt::Interrupt,
-    machine::{Amount, EndpointFault, Hardware, LocalMachine, LocalOptions, Time},
+    machine::{Amount, EndpointFault, Hardware, LocalMachine, LocalOptions, Machine, Time},
     out,
     probes::{self, Wanted},
     progress::Progress,
@@ -47,14 +52,24 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let hardware = request.hardware(args)?;
     let notes = request.limit_to(hardware.as_ref());
     let interrupt = Interrupt::install().map_err(Failure::failed)?;
+    let mut wanted = Wanted::new(args.probes, request.exact);
+    let guest = match request.machine {
+        MachineKind::Guest => {
+            // The sites of driver and device are followed from one to the other, and this driver is Linux's.
+            wanted.sites = false;
+            Some(GuestMachine::parts(&args.guest, &args.lab, &Progress::new(Duration::ZERO, args.quiet))?)
+        }
+        _ => None,
+    };
     let started_at = Timestamp::now();
     let environment = Environment::capture();
     let folder = reserve(args, &request, started_at);
     if let Err(error) = &folder {
         warn(&format!("the result will not be stored: {error}"));
     }
-    let wanted = Wanted::new(args.probes, request.exact);
-    let outcome = measure(args, &request, wanted, hardware, interrupt, inject)?;
+    let kept = Arc::new(Mutex::new(Kept::default()));
+    let machine = machine(args, &request, &interrupt, inject, hardware, guest.as_ref(), &kept);
+    let outcome = measure(args, &request, wanted, interrupt, inject, machine)?;
     let end = outcome.end.clone();
     let run_id = match &folder {
         Ok(folder) => folder.run_id().to_owned(),
@@ -62,8 +77,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     };
     let facts =
         Facts { run_id, started_at, environment, probes: wanted, notes, lab: iommu_lab::job::inside() };
-    let assembled = assemble(&request, outcome, facts);
-    let stored = folder.and_then(|folder| store(folder, &assembled));
+    let mut assembled = assemble(&request, outcome, facts);
+    if let Some(parts) = &guest {
+        guest::describe(&mut assembled.run, parts, &kept);
+    }
+    let stored = folder.and_then(|mut folder| {
+        guest::store(&mut folder, &kept)?;
+        store(folder, &assembled)
+    });
     show(args, &assembled.run, stored.as_ref().ok())?;
     conclude(end, stored)
 }
@@ -72,14 +93,21 @@ fn reserve(args: &RunArgs, request: &Request, started_at: Timestamp) -> Result<R
     Store::open(&args.out)?.begin(&request.scenario.name, started_at)
 }
 
-fn measure(
+/// Where the cases run.
+fn machine(
     args: &RunArgs,
     request: &Request,
-    wanted: Wanted,
-    hardware: Option<Hardware>,
-    interrupt: Interrupt,
+    interrupt: &Interrupt,
     inject: Option<Inject>,
-) -> Result<Outcome, Failure> {
+    hardware: Option<Hardware>,
+    guest: Option<&Arc<guest::Parts>>,
+    kept: &Arc<Mutex<Kept>>,
+) -> Box<dyn Machine> {
+    if let Some(parts) = guest {
+        let alone = guest::has_pollers(&request.cases);
+        let (parts, kept) = (Arc::clone(parts), Arc::clone(kept));
+        return Box::new(GuestMachine::new(parts, &args.guest, &args.lab, alone, interrupt.clone(), kept));
+    }
     let time = if request.exact { Time::Virtual } else { Time::Wall(WallClock::best()) };
     let options = LocalOptions {
         seed: request.scenario.seed,
@@ -92,7 +120,17 @@ fn measure(
         },
         input_range: hardware.as_ref().and_then(Hardware::input_range),
     };
-    let machine = LocalMachine::new(options, hardware);
+    Box::new(LocalMachine::new(options, hardware))
+}
+
+fn measure(
+    args: &RunArgs,
+    request: &Request,
+    wanted: Wanted,
+    interrupt: Interrupt,
+    inject: Option<Inject>,
+    machine: Box<dyn Machine>,
+) -> Result<Outcome, Failure> {
     let ids: Vec<String> = request.cases.iter().map(|case| case.id.clone()).collect();
     let mut total: Duration = request.steps.iter().map(|(_, amount)| weight(*amount)).sum();
     if let (true, Some((_, amount))) = (wanted.sites, request.steps.last()) {
@@ -100,7 +138,7 @@ fn measure(
     }
     let mut progress = Progress::new(total, args.quiet);
     let job = Job {
-        machine: Box::new(machine),
+        machine,
         cases: request.cases.clone(),
         steps: request.steps.clone(),
         record: request.record,
@@ -112,11 +150,14 @@ fn measure(
         .map_err(|error| Failure::failed(format!("the driver's thread cannot be started: {error}")))?;
     let longest = request.steps.iter().map(|(_, amount)| *amount).max_by_key(|amount| weight(*amount));
     let amount = longest.unwrap_or(Amount::Packets(0));
-    Ok(listen(&events, &ids, amount, &mut progress, patience(inject)))
+    Ok(listen(&events, &ids, amount, &mut progress, patience(inject, request.machine)))
 }
 
-fn patience(inject: Option<Inject>) -> Patience {
-    let default = Patience::default();
+fn patience(inject: Option<Inject>, machine: MachineKind) -> Patience {
+    let default = match machine {
+        MachineKind::Guest => Patience { setup: guest::PATIENCE, slice: guest::PATIENCE },
+        _ => Patience::default(),
+    };
     // A test that provokes a hang has no minute to wait.
     if inject == Some(Inject::Hang) { Patience { slice: Duration::from_secs(1), ..default } } else { default }
 }

@@ -15,6 +15,7 @@ const SCALES: [&str; 4] = ["engines", "queue_pairs", "request_queues", "threads"
 pub(super) fn of(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Relative> {
     let mut found = by_mode(specs, gathered, seed);
     found.extend(scaling(specs, gathered, seed));
+    found.extend(polling(specs, gathered, seed));
     found.extend(over_memcpy(specs, gathered, seed));
     found
 }
@@ -37,6 +38,32 @@ fn scaling(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Relative
             let (case, base) = paired(&gathered[at], &gathered[single], metric);
             if let Ok(estimate) = stats::paired_ratio(&case, &base, LEVEL, seed) {
                 found.push(estimate.to_relative(metric, &spec.id, &specs[single].id));
+            }
+        }
+    }
+    found
+}
+
+/// A case whose devices poll against the one whose devices wait to be told, and which is the same otherwise.
+fn polling(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Relative> {
+    const KEY: &str = "service";
+    let service = |spec: &CaseSpec| match spec.values.get(KEY) {
+        Some(Value::Text(word)) => word.clone(),
+        _ => String::new(),
+    };
+    let others = |spec: &CaseSpec| {
+        let mut values = spec.values.clone();
+        values.remove(KEY);
+        (spec.test, spec.mode, spec.endpoint, values)
+    };
+    let mut found = Vec::new();
+    for (at, spec) in specs.iter().enumerate().filter(|(_, spec)| service(spec) == "poll") {
+        let same = |other: &CaseSpec| service(other) != "poll" && others(other) == others(spec);
+        let Some(told) = specs.iter().position(same) else { continue };
+        for (name, _) in metrics_of(spec.test).take(2) {
+            let (case, base) = paired(&gathered[at], &gathered[told], name);
+            if let Ok(estimate) = stats::paired_ratio(&case, &base, LEVEL, seed) {
+                found.push(estimate.to_relative(name, &spec.id, &specs[told].id));
             }
         }
     }
@@ -159,6 +186,21 @@ mod tests {
             assert!((ratio - expected).abs() < 1e-9, "{ratios:?}");
         }
         assert!(found.iter().all(|of| of.metric == names::THROUGHPUT && of.baseline_metric.is_none()));
+    }
+
+    #[test]
+    fn polling_devices_are_compared_with_those_that_are_told() {
+        let specs = cases(&["engines=1", "service=inline,poll"]);
+        let all: Vec<Gathered> = specs
+            .iter()
+            .map(|spec| {
+                let polls = spec.values["service"] == Value::Text("poll".to_owned());
+                gathered(&(0..8).map(|round| (round, if polls { 300.0 } else { 100.0 })).collect::<Vec<_>>())
+            })
+            .collect();
+        let found = of(&specs, &all, 1);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!((found[0].ratio - 3.0).abs() < 1e-9 && found[0].case.contains("service=poll"));
     }
 
     #[test]

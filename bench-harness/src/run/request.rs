@@ -12,6 +12,7 @@ use crate::{
     cli::{EndpointKind, MachineKind, RunArgs},
     duration,
     failure::Failure,
+    guest,
     machine::{Amount, Hardware, RecordLimits, chain},
     plan::{self, Step},
 };
@@ -48,12 +49,17 @@ impl Request {
     /// # Errors
     /// Usage errors, and prerequisites this build does not have.
     pub(crate) fn new(args: &RunArgs) -> Result<Self, Failure> {
-        let (scenario, swept) = changed_scenario(args)?;
-        let cases = scenario.expand().map_err(Failure::usage)?;
+        let (mut scenario, swept) = changed_scenario(args)?;
         let machine = machine(args, &scenario);
+        guest::apply(&mut scenario, &args.guest, machine == MachineKind::Guest)?;
+        let mut cases = scenario.expand().map_err(Failure::usage)?;
         check_available(args, &scenario, machine)?;
+        if machine == MachineKind::Guest {
+            cases = guest::checked(cases, &args.guest)?;
+        }
         let steps = match args.packets {
             Some(packets) => exact_steps(cases.len(), packets),
+            None if machine == MachineKind::Guest => guest::steps(&cases, &scenario),
             None => timed_steps(cases.len(), scenario.duration, scenario.seed),
         };
         Ok(Self {
@@ -166,21 +172,21 @@ fn machine(args: &RunArgs, scenario: &Scenario) -> MachineKind {
 
 /// What other builds or machines have.
 fn check_available(args: &RunArgs, scenario: &Scenario, machine: MachineKind) -> Result<(), Failure> {
-    let needs = match machine {
-        MachineKind::Local | MachineKind::Lab => None,
-        MachineKind::Kvm => Some(("kvm", "a payload that runs under /dev/kvm")),
-        MachineKind::Guest => {
-            Some(("guest", "a Linux guest and the vfio-user server that attaches the device to it"))
-        }
-    };
-    if let Some((name, what)) = needs {
-        let message = format!("machine `{name}` needs {what}, which this build does not have");
+    if machine == MachineKind::Kvm {
+        let message =
+            "machine `kvm` needs a payload that runs under /dev/kvm, which this build does not have";
         return Err(Failure::prerequisite(message, "use --machine local (or leave --machine out)"));
     }
     if args.packets.is_some() && scenario.endpoints.contains(&Endpoint::Passthrough) {
         return Err(Failure::usage(
             "--packets counts exactly what the parameters say; a real device takes what it finds: use --duration",
         ));
+    }
+    if machine == MachineKind::Guest && args.packets.is_some() {
+        return Err(Failure::usage(
+            "--packets needs a virtual clock, and netperf in a guest has the guest's",
+        )
+        .with_remedy("give --duration, in whole seconds a slice"));
     }
     Ok(())
 }

@@ -74,10 +74,14 @@ pub(crate) fn start(job: Job) -> std::io::Result<Receiver<Event>> {
     let (events, listener) = channel();
     let body = move || {
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&job, &events)));
+        let interrupted = job.interrupt.requested();
         // Real devices go back to the host before anyone learns that the work is done, and the process may end.
+        // A machine that goes puts aside what it keeps, before the listener looks for it.
         drop(job);
         let last = match outcome {
             Ok(Ok(interrupted)) => Event::Finished { interrupted },
+            // What was given up because the user did not want to wait is no failure.
+            Ok(Err(_)) if interrupted => Event::Finished { interrupted: true },
             Ok(Err(error)) => Event::Failed { cause: error.to_string() },
             Err(panic) => Event::Failed { cause: format!("the driver panicked: {}", text(&*panic)) },
         };
@@ -92,6 +96,10 @@ pub(crate) fn start(job: Job) -> std::io::Result<Receiver<Event>> {
 fn work(job: &Job, events: &Sender<Event>) -> Result<bool, CaseError> {
     let mut prepared = Vec::with_capacity(job.cases.len());
     for (case, spec) in job.cases.iter().enumerate() {
+        if job.interrupt.requested() {
+            return Ok(true);
+        }
+        say(events, Event::Besides(format!("{}, setting up", spec.id)));
         let one = job.machine.prepare(spec)?;
         say(events, Event::Prepared { case, params: one.params() });
         prepared.push(one);

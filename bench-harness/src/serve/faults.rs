@@ -13,7 +13,7 @@ use super::address::Unit;
 
 /// Prints faults to standard error: the first, second, fourth, eighth… of them.
 #[derive(Clone, Default)]
-pub(super) struct FaultLog(Arc<Complaints>);
+pub(crate) struct FaultLog(Arc<Complaints>);
 
 impl FaultListener for FaultLog {
     fn fault(&self, cause: FaultCause, endpoint: EndpointId, address: u64, access: Access) {

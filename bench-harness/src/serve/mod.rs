@@ -13,15 +13,16 @@ use virtio_transport::ServiceMode;
 
 use crate::{duration, exit::Exit, failure::Failure, interrupt::Interrupt, out};
 
-mod address;
-mod faults;
-mod platform;
-mod qemu;
+pub(crate) mod address;
+pub(crate) mod faults;
+pub(crate) mod platform;
+pub(crate) mod qemu;
 mod statistics;
-mod viot;
+pub(crate) mod viot;
 
+use address::Unit;
 use faults::FaultLog;
-use platform::{Platform, Snapshot};
+use platform::{Platform, PlatformOptions, Snapshot};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -89,9 +90,9 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     let interrupt = Interrupt::install_saying("Ending: devices are reset.").map_err(Failure::failed)?;
-    let platform =
-        Platform::start(&folder, args.doorbell.mode(), args.disk, Box::new(FaultLog::default()))
-            .map_err(|error| Failure::failed(error).with_remedy("choose another folder with --socket-dir"))?;
+    let options = PlatformOptions { service: args.doorbell.mode(), iommu: true, disk_mib: Some(args.disk) };
+    let platform = Platform::start(&folder, &options, Box::new(FaultLog::default()))
+        .map_err(|error| Failure::failed(error).with_remedy("choose another folder with --socket-dir"))?;
     let say = |text: &str| {
         // Nothing is left to be told when standard error is gone.
         let _ = writeln!(anstream::stderr(), "{text}");
@@ -113,7 +114,7 @@ fn prepare(folder: &Path) -> Result<PathBuf, Failure> {
     };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     let folder = fs::canonicalize(folder).map_err(failed)?;
-    fs::write(folder.join(qemu::VIOT_FILE), viot::table()).map_err(failed)?;
+    fs::write(folder.join(qemu::VIOT_FILE), viot::table(&Unit::ENDPOINTS)).map_err(failed)?;
     Ok(folder)
 }
 

@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use iommu_endpoints::{BlkConfig, BlkCounters, CableEnd, Disk, Nic, NicConfig, NicCounters, VirtioBlk};
+use iommu_endpoints::{
+    BlkConfig, BlkCounters, CableEnd, DirectPort, Disk, DmaPort, Nic, NicConfig, NicCounters, VirtioBlk,
+};
 use iommu_vfio_user::{PciDevice, Server, ServerCounters, ServerOptions};
 use virtio_iommu::{
     Counters, Device, DeviceOptions, EndpointPort,
@@ -21,16 +23,55 @@ use super::address::Unit;
 /// Guest-physical addresses a device can be lent memory at: below 1 TiB.
 const SPACE_BYTES: u64 = 1 << 40;
 
+/// What shall be served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlatformOptions {
+    /// Where devices work.
+    pub(crate) service: ServiceMode,
+    /// Whether the endpoints are behind the IOMMU; otherwise there is none, and their addresses are guest-physical.
+    pub(crate) iommu: bool,
+    /// Size of the disk in MiB, if there shall be one.
+    pub(crate) disk_mib: Option<u32>,
+}
+
+impl PlatformOptions {
+    /// The units that this makes, the IOMMU first.
+    pub(crate) fn units(&self) -> Vec<Unit> {
+        let is_there = |unit: &Unit| match unit {
+            Unit::Iommu => self.iommu,
+            Unit::Nic0 | Unit::Nic1 => true,
+            Unit::Disk => self.disk_mib.is_some(),
+        };
+        Unit::ALL.into_iter().filter(is_there).collect()
+    }
+}
+
+/// A network card, whatever it reaches memory through.
+trait Card: VirtioDevice {
+    fn counted(&self) -> NicCounters;
+    fn broke(&self) -> Option<String>;
+}
+
+impl<P: DmaPort + 'static> Card for Nic<P> {
+    fn counted(&self) -> NicCounters {
+        self.counters()
+    }
+
+    fn broke(&self) -> Option<String> {
+        self.failed()
+    }
+}
+
 /// What is served.
 pub(crate) struct Platform {
     // Servers go first: they reset the devices.
     servers: Vec<(Unit, Server)>,
-    iommu: Arc<Device>,
-    nics: [Arc<Nic<EndpointPort>>; 2],
-    disk: Arc<VirtioBlk<EndpointPort>>,
+    iommu: Option<Arc<Device>>,
+    nics: [Arc<dyn Card>; 2],
+    disk: Option<Arc<VirtioBlk<EndpointPort>>>,
 }
 
-/// What has been counted since the start.
+/// What has been counted since the start; of what is not there, nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) iommu: Counters,
@@ -40,43 +81,48 @@ pub(crate) struct Snapshot {
     pub(crate) servers: Vec<(Unit, ServerCounters)>,
 }
 
+type Spaces = [Arc<AddressSpace>; Unit::ALL.len()];
+
 impl Platform {
     /// Starts to serve all units at sockets in `folder`.
+    ///
+    /// # Errors
+    /// When memory, a device or a socket cannot be had.
     pub(crate) fn start(
         folder: &Path,
-        mode: ServiceMode,
-        disk_mib: u32,
+        options: &PlatformOptions,
         listener: Box<dyn FaultListener>,
     ) -> Result<Self, Box<dyn Error>> {
-        let spaces = Unit::ALL.map(|unit| (unit, AddressSpace::new(SPACE_BYTES).map(Arc::new)));
-        let space = |unit: Unit| -> Result<Arc<AddressSpace>, Box<dyn Error>> {
-            match &spaces[unit as usize].1 {
-                Ok(space) => Ok(space.clone()),
-                Err(error) => Err(error.to_string().into()),
-            }
-        };
-        let options = DeviceOptions { service: mode, fences: Fences::best(), ..DeviceOptions::default() };
-        let iommu = Arc::new(Device::new(options, GuestRam::of_space(space(Unit::Iommu)?))?);
-        iommu.set_fault_listener(listener);
-        for unit in Unit::ENDPOINTS {
-            iommu.add_emulated_endpoint(unit.address().endpoint())?;
+        let mut spaces = Vec::new();
+        for _ in Unit::ALL {
+            spaces.push(Arc::new(AddressSpace::new(SPACE_BYTES)?));
         }
-        let port = |unit: Unit| -> Result<EndpointPort, Box<dyn Error>> {
-            Ok(iommu.endpoint_port_to(unit.address().endpoint(), GuestRam::of_space(space(unit)?))?)
+        let spaces: Spaces = spaces.try_into().map_err(|_| "a unit without an address space")?;
+        let iommu = options.iommu.then(|| iommu(options, &spaces, listener)).transpose()?;
+        let nics = match &iommu {
+            Some(iommu) => cards(options.service, |unit| port(iommu, &spaces, unit))?,
+            None => cards(options.service, |unit| {
+                Ok(DirectPort::new(GuestRam::of_space(spaces[unit as usize].clone())))
+            })?,
         };
-        let nic = |unit: Unit, end, mac: u8| -> Result<_, Box<dyn Error>> {
-            let config = NicConfig { mac: [0x02, 0x10, 0, 0, 0, mac], ..NicConfig::default() };
-            Ok(Arc::new(Nic::new(config, mode, end, [port(unit)?, port(unit)?])?))
+        let disk = match (&iommu, options.disk_mib) {
+            (Some(iommu), Some(mib)) => {
+                let store = Disk::ram(u64::from(mib) << 20);
+                let port = port(iommu, &spaces, Unit::Disk)?;
+                Some(Arc::new(VirtioBlk::new(BlkConfig::default(), options.service, &store, [port])?))
+            }
+            _ => None,
         };
-        let (left, right) = CableEnd::pair();
-        let nics = [nic(Unit::Nic0, left, 1)?, nic(Unit::Nic1, right, 2)?];
-        let store = Disk::ram(u64::from(disk_mib) << 20);
-        let disk = Arc::new(VirtioBlk::new(BlkConfig::default(), mode, &store, [port(Unit::Disk)?])?);
-        let [nic0, nic1] = nics.clone();
-        let devices: [Arc<dyn VirtioDevice>; 4] = [iommu.clone(), nic0, nic1, disk.clone()];
         let mut servers = Vec::new();
-        for (unit, device) in Unit::ALL.into_iter().zip(devices) {
-            let device = Arc::new(PciDevice::new(device, space(unit)?));
+        for unit in options.units() {
+            let device: Option<Arc<dyn VirtioDevice>> = match unit {
+                Unit::Iommu => iommu.clone().map(|device| device as _),
+                Unit::Nic0 => Some(nics[0].clone()),
+                Unit::Nic1 => Some(nics[1].clone()),
+                Unit::Disk => disk.clone().map(|device| device as _),
+            };
+            let Some(device) = device else { continue };
+            let device = Arc::new(PciDevice::new(device, spaces[unit as usize].clone()));
             servers.push((unit, Server::start(&socket(folder, unit), device, ServerOptions::default())?));
         }
         Ok(Self { servers, iommu, nics, disk })
@@ -85,19 +131,54 @@ impl Platform {
     /// What has been counted.
     pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {
-            iommu: self.iommu.counters(),
-            domains: self.iommu.domains(),
-            nics: self.nics.each_ref().map(|nic| nic.counters()),
-            disk: self.disk.counters(),
+            iommu: self.iommu.as_ref().map(|iommu| iommu.counters()).unwrap_or_default(),
+            domains: self.iommu.as_ref().map_or(0, |iommu| iommu.domains()),
+            nics: self.nics.each_ref().map(|nic| nic.counted()),
+            disk: self.disk.as_ref().map(|disk| disk.counters()).unwrap_or_default(),
             servers: self.servers.iter().map(|(unit, server)| (*unit, server.counters())).collect(),
         }
     }
 
     /// What a device's worker panicked with, if one did.
     pub(crate) fn failure(&self) -> Option<String> {
-        let nics = self.nics.iter().find_map(|nic| nic.failed());
-        self.iommu.failure().or(nics).or_else(|| self.disk.failed())
+        let nics = self.nics.iter().find_map(|nic| nic.broke());
+        let iommu = self.iommu.as_ref().and_then(|iommu| iommu.failure());
+        iommu.or(nics).or_else(|| self.disk.as_ref().and_then(|disk| disk.failed()))
     }
+}
+
+fn iommu(
+    options: &PlatformOptions,
+    spaces: &Spaces,
+    listener: Box<dyn FaultListener>,
+) -> Result<Arc<Device>, Box<dyn Error>> {
+    let device =
+        DeviceOptions { service: options.service, fences: Fences::best(), ..DeviceOptions::default() };
+    let ram = GuestRam::of_space(spaces[Unit::Iommu as usize].clone());
+    let iommu = Arc::new(Device::new(device, ram)?);
+    iommu.set_fault_listener(listener);
+    for unit in options.units().into_iter().filter(|unit| *unit != Unit::Iommu) {
+        iommu.add_emulated_endpoint(unit.address().endpoint())?;
+    }
+    Ok(iommu)
+}
+
+fn port(iommu: &Device, spaces: &Spaces, unit: Unit) -> Result<EndpointPort, Box<dyn Error>> {
+    let ram = GuestRam::of_space(spaces[unit as usize].clone());
+    Ok(iommu.endpoint_port_to(unit.address().endpoint(), ram)?)
+}
+
+/// Two cards, joined by a cable.
+fn cards<P: DmaPort + 'static>(
+    service: ServiceMode,
+    port: impl Fn(Unit) -> Result<P, Box<dyn Error>>,
+) -> Result<[Arc<dyn Card>; 2], Box<dyn Error>> {
+    let nic = |unit: Unit, end, mac: u8| -> Result<Arc<dyn Card>, Box<dyn Error>> {
+        let config = NicConfig { mac: [0x02, 0x10, 0, 0, 0, mac], ..NicConfig::default() };
+        Ok(Arc::new(Nic::new(config, service, end, [port(unit)?, port(unit)?])?))
+    };
+    let (left, right) = CableEnd::pair();
+    Ok([nic(Unit::Nic0, left, 1)?, nic(Unit::Nic1, right, 2)?])
 }
 
 /// Where a unit's socket is.

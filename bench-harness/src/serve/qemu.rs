@@ -15,15 +15,20 @@ pub(crate) const VIOT_FILE: &str = "viot.bin";
 const PORT_NAME: &str = "port0";
 
 /// QEMU's arguments for the units: option and value, in order. Memory must be shared, and the machine q35.
-pub(crate) fn arguments(folder: &Path, memory: &str) -> Vec<(&'static str, String)> {
+pub(crate) fn arguments(folder: &Path, memory: &str, units: &[Unit]) -> Vec<(&'static str, String)> {
     let mut arguments = vec![
         ("-machine", "q35,memory-backend=mem".to_owned()),
         ("-m", memory.to_owned()),
         ("-object", format!("memory-backend-memfd,id=mem,size={memory},share=on")),
-        ("-acpitable", format!("file={}", escaped(&folder.join(VIOT_FILE)))),
-        ("-device", format!("pcie-root-port,id={PORT_NAME},bus=pcie.0,addr={},chassis=1", slot(ROOT_PORT))),
     ];
-    arguments.extend(Unit::ALL.map(|unit| ("-device", device(folder, unit))));
+    if units.contains(&Unit::Iommu) {
+        arguments.push(("-acpitable", format!("file={}", escaped(&folder.join(VIOT_FILE)))));
+    }
+    if units.contains(&Unit::Disk) {
+        let port = format!("pcie-root-port,id={PORT_NAME},bus=pcie.0,addr={},chassis=1", slot(ROOT_PORT));
+        arguments.push(("-device", port));
+    }
+    arguments.extend(units.iter().map(|unit| ("-device", device(folder, *unit))));
     arguments
 }
 
@@ -52,7 +57,7 @@ fn escaped(path: &Path) -> String {
 
 /// The whole command, for a shell.
 pub(crate) fn command(folder: &Path) -> String {
-    let arguments = arguments(folder, "2G");
+    let arguments = arguments(folder, "2G", &Unit::ALL);
     let lines = arguments.iter().map(|(option, value)| format!(" \\\n  {option} {}", quoted(value)));
     format!("qemu-system-x86_64{}", lines.collect::<String>())
 }

@@ -8,11 +8,11 @@ use acpi_tables::{
 
 use super::address::{PciAddress, Unit};
 
-/// The table for all units.
-pub(crate) fn table() -> Vec<u8> {
+/// The table for these endpoints.
+pub(crate) fn table(endpoints: &[Unit]) -> Vec<u8> {
     let mut viot = VIOT::new(*b"IOMMUB", *b"VFIOUSER", 1);
     let iommu = viot.add_virtio_pci_iommu(VirtIoPciIommu::new(device(Unit::Iommu.address())));
-    for unit in Unit::ENDPOINTS {
+    for unit in endpoints {
         let address = unit.address();
         viot.add_pci_range(PciRange::new(device(address), device(address), &iommu));
     }
@@ -32,7 +32,7 @@ mod tests {
     /// Read field by field as the kernel does (`drivers/acpi/viot.c`).
     #[test]
     fn the_table_says_what_the_kernel_reads() {
-        let table = table();
+        let table = table(&Unit::ENDPOINTS);
         let u16_at = |at: usize| u16::from_le_bytes([table[at], table[at + 1]]);
         let u32_at = |at: usize| u32::from(u16_at(at)) | u32::from(u16_at(at + 2)) << 16;
         assert_eq!((&table[..4], u32_at(4) as usize), (&b"VIOT"[..], table.len()));

@@ -90,7 +90,9 @@ pub(super) fn unpack(image: &Path, cache: &Path) -> Result<Kernel, KernelError> 
     let release = release(&bytes).ok_or_else(|| KernelError::Format { path: image.to_owned() })?;
     let beside = image.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
     let folders = [beside.join("lib/modules"), beside.join("usr/lib/modules"), PathBuf::from("/lib/modules")];
-    let module_folders = folders.iter().map(|folder| folder.join(&release)).collect();
+    let mut module_folders: Vec<PathBuf> = folders.iter().map(|folder| folder.join(&release)).collect();
+    // Newer packages have the image among its modules.
+    module_folders.extend(image.parent().filter(|folder| folder.ends_with(&release)).map(Path::to_owned));
     let image = match payload(&bytes) {
         Some(kernel) => {
             let place = cache.join(format!("vmlinux-{release}"));

@@ -108,11 +108,49 @@ pub fn prepare(sources: &Sources, progress: &mut dyn FnMut(&str)) -> Result<Lab,
     Ok(lab)
 }
 
+/// A kernel with some of its modules, for a guest that is not the lab.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestKernel {
+    format: u32,
+    /// The kernel, as QEMU loads it.
+    pub image: PathBuf,
+    /// Its release.
+    pub release: String,
+    /// Files of the modules, each after what it needs.
+    pub modules: Vec<PathBuf>,
+}
+
+/// Unpacks the kernel `image`, `modules` and what they need into `cache`, or finds them unpacked.
+///
+/// # Errors
+/// When the image is no kernel, a module is missing, or the cache cannot be written.
+pub fn guest_kernel(image: &Path, modules: &[&str], cache: &Path) -> Result<GuestKernel, PrepareError> {
+    let sources = Sources { kernel: Some(image.to_owned()), ..Sources::default() };
+    let record = cache.join(record_name(&sources).replacen("lab-", "kernel-", 1));
+    let known = fs::read(&record).ok().and_then(|text| serde_json::from_slice::<GuestKernel>(&text).ok());
+    let whole = |kernel: &GuestKernel| {
+        kernel.format == FORMAT && kernel.image.is_file() && kernel.modules.iter().all(|file| file.is_file())
+    };
+    if let Some(kernel) = known.filter(whole) {
+        return Ok(kernel);
+    }
+    let unpacked = kernel::unpack(image, cache)?;
+    let modules = modules::collect(&unpacked, modules, cache)?;
+    let kernel = GuestKernel { format: FORMAT, image: unpacked.image, release: unpacked.release, modules };
+    write_record(&record, &kernel).map_err(|source| PrepareError::Cache { path: record, source })?;
+    Ok(kernel)
+}
+
 /// Where the cache is unless the caller names a place.
 fn default_cache() -> Option<PathBuf> {
+    cache_folder("lab")
+}
+
+/// The folder in the user's cache for this part of the program; nothing where no home is known.
+pub fn cache_folder(part: &str) -> Option<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let caches = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
-    Some(caches.join("iommu-bench/lab"))
+    Some(caches.join("iommu-bench").join(part))
 }
 
 /// Each choice of kernel and QEMU has a record of its own.
@@ -139,9 +177,9 @@ fn recorded(record: &Path) -> Option<Lab> {
 }
 
 /// The record appears whole and last, so that a preparation that was cut short is begun anew.
-fn write_record(record: &Path, lab: &Lab) -> io::Result<()> {
+fn write_record(record: &Path, content: &impl Serialize) -> io::Result<()> {
     let partial = record.with_extension("partial");
-    fs::write(&partial, serde_json::to_vec_pretty(lab)?)?;
+    fs::write(&partial, serde_json::to_vec_pretty(content)?)?;
     fs::rename(partial, record)
 }
 

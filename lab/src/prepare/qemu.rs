@@ -21,6 +21,9 @@ const LIBRARIES: [&str; 3] =
 /// Folders of firmware.
 const FIRMWARE: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 
+/// What the lab is made of.
+const LAB_DEVICES: [&str; 3] = ["intel-iommu", "virtio-serial-pci", "isa-debug-exit"];
+
 /// No usable QEMU.
 #[derive(Debug, Error)]
 pub enum QemuError {
@@ -35,8 +38,8 @@ pub enum QemuError {
         /// Why.
         source: io::Error,
     },
-    /// It is something else, or was built without what the lab needs.
-    #[error("{program} cannot be the lab: {cause}; give another QEMU (7.0 or newer) with --qemu PATH")]
+    /// It is something else, or was built without what is needed.
+    #[error("{program} cannot be used: {cause}; give another QEMU with --qemu PATH")]
     Unfit {
         /// The program.
         program: PathBuf,
@@ -85,12 +88,38 @@ impl Qemu {
         command
     }
 
-    /// Looks whether it runs and has the devices of the lab.
-    fn checked(mut self) -> Result<Self, QemuError> {
+    /// The program itself.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// One that is named, if it runs and has all of `devices`.
+    ///
+    /// # Errors
+    /// When it does not run, or lacks one.
+    pub fn named(program: &Path, devices: &[&str]) -> Result<Self, QemuError> {
+        Self::at(program.to_owned()).checked(devices)
+    }
+
+    /// The one of an unpacked distribution, if it runs and has all of `devices`.
+    ///
+    /// # Errors
+    /// When it is not there, does not run, or lacks one.
+    pub fn of_root(root: &Path, devices: &[&str]) -> Result<Self, QemuError> {
+        unpacked(root.to_owned())?.checked(devices)
+    }
+
+    /// The one that is installed, whatever it can do.
+    pub fn installed() -> Option<PathBuf> {
+        in_path(NAME)
+    }
+
+    /// Looks whether it runs and has these devices.
+    fn checked(mut self, needed: &[&str]) -> Result<Self, QemuError> {
         let version = self.ask(&["--version"])?;
         self.version = version.lines().next().unwrap_or_default().trim().to_owned();
         let devices = self.ask(&["-device", "help"])?;
-        for device in ["intel-iommu", "virtio-serial-pci", "isa-debug-exit"] {
+        for device in needed {
             if !devices.contains(&format!("\"{device}\"")) {
                 return Err(self.unfit(format!("it has no device {device}")));
             }
@@ -123,17 +152,17 @@ pub(super) fn find(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Qemu, QemuError> {
     if let Some(program) = named {
-        return Qemu::at(program.to_owned()).checked();
+        return Qemu::named(program, &LAB_DEVICES);
     }
     if let Some(installed) = in_path(NAME) {
-        return Qemu::at(installed).checked();
+        return Qemu::named(&installed, &LAB_DEVICES);
     }
     let root = cache.join(PACKAGE);
     if !root.is_dir() {
         progress(&format!("fetching {PACKAGE} and its libraries (about 40 MB)"));
         apt::unpack_closure(PACKAGE, &root)?;
     }
-    unpacked(root)?.checked()
+    Qemu::of_root(&root, &LAB_DEVICES)
 }
 
 fn in_path(name: &str) -> Option<PathBuf> {
@@ -158,9 +187,9 @@ mod tests {
     #[test]
     fn something_else_is_no_qemu() {
         let program = PathBuf::from("/bin/echo");
-        let error = Qemu::at(program).checked().unwrap_err();
+        let error = Qemu::named(&program, &LAB_DEVICES).unwrap_err();
         assert!(matches!(&error, QemuError::Unfit { cause, .. } if cause.contains("intel-iommu")), "{error}");
-        let error = Qemu::at(PathBuf::from("/nonexistent/qemu")).checked().unwrap_err();
+        let error = Qemu::named(Path::new("/nonexistent/qemu"), &LAB_DEVICES).unwrap_err();
         assert!(matches!(error, QemuError::Run { .. }), "{error}");
     }
 

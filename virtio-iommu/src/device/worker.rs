@@ -396,7 +396,8 @@ impl RequestWorker {
             }
         };
         match result {
-            Ok(()) => counters.mapped(),
+            // A range that a table took does not wrap; one of all addresses is as long as zero.
+            Ok(()) => counters.mapped((map.virt_end - map.virt_start).wrapping_add(1)),
             Err(_) => self.credits.refund(1, &core.pool),
         }
         if let Err(RequestError::Backend(_)) = result {
@@ -424,7 +425,7 @@ impl RequestWorker {
         let removed = removed?;
         if removed.mappings != 0 {
             self.credits.refund(removed.mappings, &core.pool);
-            counters.unmapped(removed.mappings);
+            counters.unmapped(removed.mappings, removed.bytes);
             self.note_removal(true);
             if self.follows {
                 self.tell_unmapped(unmap);

@@ -228,7 +228,7 @@ fn service(word: &str) -> Service {
 }
 
 /// The default of a parameter as a value.
-pub(super) fn default_of(name: &str) -> Option<Value> {
+pub fn default_of(name: &str) -> Option<Value> {
     let key = KEYS.iter().find(|key| key.name == name)?;
     Some(match key.accepts {
         Accepts::Word(_) => Value::Text(key.default.to_owned()),
