@@ -93,6 +93,9 @@ pub(crate) struct RunArgs {
     /// Hand real devices over to vfio-pci for the run, and back afterwards
     #[arg(long)]
     pub(crate) bind: bool,
+    /// Address of the real disk that may be written to: what is on it is lost
+    #[arg(long, value_name = "BDF", value_parser = bdf)]
+    pub(crate) allow_writes: Option<String>,
     /// Only these modes, comma-separated: off, identity, lazy, strict
     #[arg(long, value_name = "MODE,…", value_delimiter = ',')]
     pub(crate) modes: Vec<String>,
@@ -237,6 +240,15 @@ impl FromStr for EndpointKind {
             _ => Err(UnknownEndpoint),
         }
     }
+}
+
+/// `--allow-writes` with something else.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("expected a PCI address, such as 0000:01:00.0")]
+pub(crate) struct NoBdf;
+
+fn bdf(text: &str) -> Result<String, NoBdf> {
+    if is_bdf(text) { Ok(text.to_owned()) } else { Err(NoBdf) }
 }
 
 /// `[DDDD:]BB:DD.F`

@@ -27,7 +27,14 @@ impl Default for Machine {
     }
 }
 
-/// Devices that are there to be passed through: QEMU's teaching device, and two network cards on one wire; and, behind
+/// The disk that is there to be passed through, with its file: always at this address.
+const DISK: &str = "nvme,drive=disk,serial=lab,addr=10";
+/// Bytes of that disk.
+pub(crate) const DISK_BYTES: u64 = 64 << 20;
+/// Bytes of it that are not zero at first: block after block of 512 bytes, each its number over and over.
+pub(crate) const DISK_PATTERN_BYTES: u64 = 1 << 20;
+
+/// Other devices that are there to be passed through: QEMU's teaching device, and two network cards on one wire; and, behind
 /// those in address, a teaching device that shares its group with a device of the host's.
 const DEVICES: [(&str, &str); 7] = [
     ("-device", "edu"),
@@ -46,9 +53,9 @@ const DEVICES: [(&str, &str); 7] = [
 ];
 
 impl Machine {
-    /// QEMU, about to boot `lab` with `initramfs`; its console goes to the file `console`, the line to the guest is its
+    /// QEMU, about to boot `lab` with `initramfs`; its console goes to the file `console`, its disk is the file `disk`, the line to the guest is its
     /// standard input and output.
-    pub(crate) fn command(&self, lab: &Lab, initramfs: &Path, console: &Path) -> Command {
+    pub(crate) fn command(&self, lab: &Lab, initramfs: &Path, console: &Path, disk: &Path) -> Command {
         let mut qemu = lab.qemu.command();
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"]);
         qemu.args(["-monitor", "none", "-name", "iommu-bench-lab"]);
@@ -72,11 +79,14 @@ impl Machine {
         for (option, value) in DEVICES {
             qemu.args([option, value]);
         }
+        qemu.arg("-drive").arg(drive_file("disk", disk)).args(["-device", DISK]);
         qemu
     }
 
     fn kernel_command_line(&self) -> String {
-        let mut words = vec!["console=ttyS0", "panic=-1", "rdinit=/init", "intel_iommu=on"];
+        // Huge pages on demand: none are reserved, so that they cost nothing until somebody maps them.
+        let huge_pages = "sysctl.vm.nr_overcommit_hugepages=1048576";
+        let mut words = vec!["console=ttyS0", "panic=-1", "rdinit=/init", huge_pages, "intel_iommu=on"];
         if matches!(self.accel, Accel::Tcg { .. }) {
             // The translator's clock is the host's, and no attack crosses it; both are slow to find out.
             words.extend(["tsc=reliable", "no_timer_check", "mitigations=off"]);
@@ -85,6 +95,18 @@ impl Machine {
         words.extend(["--", INIT_COMMAND]);
         words.join(" ")
     }
+}
+
+/// The contents of the disk's first [`DISK_PATTERN_BYTES`].
+pub(crate) fn disk_pattern() -> Vec<u8> {
+    const BLOCK_BYTES: u64 = 512;
+    (0..DISK_PATTERN_BYTES / 8).flat_map(|word| (word / (BLOCK_BYTES / 8)).to_le_bytes()).collect()
+}
+
+fn drive_file(id: &str, path: &Path) -> String {
+    let path = path.display().to_string().replace(',', ",,");
+    // It lasts as long as the lab: nothing needs to reach the host's disk.
+    format!("if=none,id={id},format=raw,cache=unsafe,file={path}")
 }
 
 /// QEMU reads commas in a path as the end of it, unless they are doubled.

@@ -184,11 +184,21 @@ pub fn run(
     let files = folder.join(COLLECTED);
     fs::create_dir_all(&files).map_err(|source| failed(&files, source))?;
     let console = folder.join(CONSOLE_FILE);
-    let mut session = Session::start(lab, machine, &initramfs, console, folder.join("qemu.log"))?;
+    let disk = folder.join("disk.img");
+    write_disk(&disk).map_err(|source| failed(&disk, source))?;
+    let qemu_log = folder.join("qemu.log");
+    let mut session = Session::start(lab, machine, &initramfs, console, qemu_log, &disk)?;
     let outcome = session.listen(files, interrupted, event);
-    // Best effort: it is only large.
+    // Best effort: they are only large.
     let _ = fs::remove_file(&initramfs);
+    let _ = fs::remove_file(&disk);
     outcome
+}
+
+/// The disk as it is at first: a known beginning, and nothing, which takes no room.
+fn write_disk(path: &Path) -> io::Result<()> {
+    fs::write(path, crate::machine::disk_pattern())?;
+    fs::File::options().write(true).open(path)?.set_len(crate::machine::DISK_BYTES)
 }
 
 /// A QEMU that runs; killed when dropped.
@@ -207,10 +217,11 @@ impl Session {
         initramfs: &Path,
         console: PathBuf,
         complaints: PathBuf,
+        disk: &Path,
     ) -> Result<Self, SessionError> {
         let log = fs::File::create(&complaints)
             .map_err(|source| SessionError::Io { path: complaints.clone(), source })?;
-        let mut command = machine.command(lab, initramfs, &console);
+        let mut command = machine.command(lab, initramfs, &console, disk);
         // Its own process group: the terminal's Ctrl-C is for us, who pass it on in our way.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).process_group(0);
         tracing::info!(?command, "starting QEMU");

@@ -219,9 +219,9 @@ impl Kernel for Container {
             iova,
             size: len,
         };
-        // SAFETY: the structure is whole. What the device does to `[host, host + len)` afterwards is upheld by
-        // `Endpoint`, the only caller: guest memory, which everyone accesses by volatile or atomic operations only, and
-        // which lives until it has been unmapped.
+        // SAFETY: the structure is whole. What the device does to `[host, host + len)` afterwards is upheld by the only
+        // callers: `Endpoint` maps guest memory, which everyone accesses by volatile or atomic operations only, `Direct` a
+        // region that nobody accesses; both keep it until it has been unmapped.
         let done = unsafe { ioctl_with_ref(&self.fd(), VFIO_IOMMU_MAP_DMA, &request) };
         if done == 0 { Ok(()) } else { Err(errno()) }
     }

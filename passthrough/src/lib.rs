@@ -4,13 +4,16 @@
 //! - [`bind`]: hands a device to vfio-pci and back, after a crash too.
 //! - [`container`]: a VFIO container (type 1 v2) with one device in it.
 //! - [`shadow`]: what is mapped there, in step with the kernel whatever fails.
+//! - [`region`], [`direct`]: memory of a chosen page size, mapped in a container without any IOMMU of ours.
 //! - [`endpoint`]: the [`Backend`](virtio_iommu::passthrough::Backend) that the IOMMU's requests reach.
 //! - [`function`]: the device's registers, for a driver.
 
 pub mod bind;
 pub mod container;
+pub mod direct;
 pub mod endpoint;
 pub mod function;
+pub mod region;
 mod shadow;
 pub mod sysfs;
 

@@ -37,6 +37,24 @@ pub const GRACE_WAIT: &str = "grace_wait";
 pub const VFIO_MAP_LATENCY: &str = "vfio_map_latency";
 /// Histogram: one call into VFIO that unmaps memory, unpinning included, ns.
 pub const VFIO_UNMAP_LATENCY: &str = "vfio_unmap_latency";
+/// Histogram: one unmap and one map of the same memory at another address through VFIO, ns.
+pub const VFIO_REMAP_LATENCY: &str = "vfio_remap_latency";
+
+/// Metric: time in which the kernel pins pages, by map call, ns. It and the three below are of cycles that probes watch.
+pub const VFIO_PIN_TIME: &str = "vfio_pin_time";
+/// Metric: time in which the kernel unpins pages, by unmap call, ns.
+pub const VFIO_UNPIN_TIME: &str = "vfio_unpin_time";
+/// Metric: pinning's part of the time of all map and unmap calls.
+pub const VFIO_PIN_SHARE: &str = "vfio_pin_share";
+/// Metric: unpinning's part of the same time.
+pub const VFIO_UNPIN_SHARE: &str = "vfio_unpin_share";
+/// The metrics of pinning, with their units.
+pub const PINNING: [(&str, &str); 4] = [
+    (VFIO_PIN_TIME, NANOSECONDS),
+    (VFIO_UNPIN_TIME, NANOSECONDS),
+    (VFIO_PIN_SHARE, ONE),
+    (VFIO_UNPIN_SHARE, ONE),
+];
 
 /// Count: packets sent and received by the network endpoint.
 pub const PACKETS: &str = "packets";
@@ -164,6 +182,7 @@ pub fn unit_of(name: &str) -> &'static str {
         _ if IOTLB_RATES.iter().any(|rate| rate.per_packet == name) => PER_PACKET,
         _ if HARDWARE_COUNTS.iter().any(|count| per_packet(count) == name) => PER_PACKET,
         _ if IOTLB_RATES.iter().any(|rate| rate.per_second == name) => PER_SECOND,
+        VFIO_PIN_SHARE | VFIO_UNPIN_SHARE => ONE,
         // What is no rate is a time.
         _ => NANOSECONDS,
     }

@@ -39,6 +39,7 @@ pub mod memory;
 pub mod mmio;
 pub mod net;
 pub mod netperf;
+pub mod nvme;
 pub mod pages;
 pub mod pattern;
 pub mod pci;

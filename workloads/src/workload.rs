@@ -79,6 +79,9 @@ pub enum WorkloadError {
     /// The mode needs an IOMMU and the machine has none.
     #[error("mode {0} needs an IOMMU")]
     NoIommu(Mode),
+    /// No guest does what the test does.
+    #[error("{0} is no guest's load")]
+    NotGuest(crate::Test),
     /// The machine has too few devices.
     #[error("the case needs {wanted} devices, the machine has {given}")]
     Devices {
@@ -102,6 +105,32 @@ pub enum WorkloadError {
         what: &'static str,
         /// Which.
         number: u64,
+    },
+    /// A real disk.
+    #[error(transparent)]
+    Nvme(#[from] crate::nvme::NvmeError),
+    /// A real disk that may not be written to.
+    #[error("the case writes to the disk, which --allow-writes does not name")]
+    ReadOnly,
+    /// Transfers that the disk does not do.
+    #[error(
+        "the case transfers {wanted} bytes; the disk transfers blocks of {block} bytes, at most {longest} bytes at once"
+    )]
+    Blocks {
+        /// Bytes of a transfer.
+        wanted: u32,
+        /// Bytes of the disk's blocks.
+        block: u32,
+        /// Longest transfer, in bytes.
+        longest: u64,
+    },
+    /// Fewer blocks than transfers.
+    #[error("{blocks} blocks are too few for queue_depth ({depth}); raise disk_mib")]
+    TooSmall {
+        /// Blocks of the case's size.
+        blocks: u64,
+        /// Transfers in flight.
+        depth: u16,
     },
     /// A request to the disk failed.
     #[error("block {block}: status {status}, {written} bytes written of {expected}")]
@@ -198,6 +227,7 @@ pub fn start(platform: Platform, case: &CaseSpec) -> Result<Box<dyn Workload>, W
         Device::Engine => Box::new(Engines::new(platform, case)?),
         Device::Disk => Box::new(Fio::new(platform, case)?),
         Device::None => Box::new(MapStorm::new(platform, case)?),
+        Device::Container => return Err(WorkloadError::NotGuest(case.test)),
     })
 }
 

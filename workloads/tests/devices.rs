@@ -63,7 +63,7 @@ fn device<P: DmaPort + 'static>(
             let disk = Disk::ram(u64::from(case.params.disk_mib) << 20);
             Arc::new(VirtioBlk::new(config, mode, &disk, [port()]).unwrap())
         }
-        Wanted::Engine | Wanted::None => {
+        Wanted::Engine | Wanted::None | Wanted::Container => {
             Arc::new(DmaEngine::new(EngineConfig { queue_size, access_platform }, mode, port()).unwrap())
         }
     }
@@ -85,7 +85,7 @@ fn platform(case: &CaseSpec, mode: ServiceMode) -> (Platform, Option<Arc<Device>
         iommu.add_emulated_endpoint(IDLE).unwrap();
     }
     let count = match case.test.device() {
-        Wanted::None => 0,
+        Wanted::None | Wanted::Container => 0,
         Wanted::Engine => u32::from(case.params.engines),
         Wanted::Nic | Wanted::Disk => 1,
     };

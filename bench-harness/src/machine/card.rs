@@ -94,7 +94,7 @@ pub(super) fn cards_of(case: &CaseSpec) -> u16 {
     match case.test.device() {
         Device::Nic | Device::Disk => 1,
         Device::Engine => case.params.engines,
-        Device::None => 0,
+        Device::None | Device::Container => 0,
     }
 }
 
@@ -158,7 +158,7 @@ impl CardBuilder<'_> {
                 let disk = Disk::ram(u64::from(params.disk_mib) << 20);
                 both(VirtioBlk::with_observers(config, self.service, &disk, ports)?)
             }
-            Device::Engine | Device::None => {
+            Device::Engine | Device::None | Device::Container => {
                 let config = EngineConfig { queue_size, access_platform };
                 both(DmaEngine::with_observers(config, self.service, ports)?)
             }

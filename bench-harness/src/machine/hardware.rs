@@ -38,6 +38,7 @@ use vm_memory::GuestMemoryMmap;
 use super::{
     build::{chain, guest_memory},
     card::{Card, CardCounts},
+    real::recover,
 };
 use crate::{clock::WallClock, measure::Latencies};
 
@@ -82,6 +83,54 @@ pub(crate) enum HardwareError {
         /// What --bind would do.
         commands: String,
     },
+    /// No device at all.
+    #[error(
+        "no PCI device is bound to vfio-pci{}",
+        if *bind { ", and none is free to be bound" } else { "; bind one, or give --bind" }
+    )]
+    NoDevice {
+        /// Whether one may be bound.
+        bind: bool,
+    },
+    /// No disk.
+    #[error(
+        "no NVMe disk is bound to vfio-pci{}; a disk that the host's driver has is only taken by name: \
+         --endpoint passthrough=BDF --bind",
+        if *bind { ", and none is without a driver" } else { "" }
+    )]
+    NoDisk {
+        /// Whether one may be bound.
+        bind: bool,
+    },
+    /// Another kind of device.
+    #[error("PCI device {address} (class {class:06x}) is no NVMe disk (010802)")]
+    NoNvme {
+        /// Its address.
+        address: Address,
+        /// Class, subclass and programming interface.
+        class: u32,
+    },
+    /// It would be written to.
+    #[error("{case} writes to the disk {address}, and what is on it would be lost")]
+    ReadOnly {
+        /// Its address.
+        address: Address,
+        /// Id of the case.
+        case: String,
+    },
+    /// No real disk does that.
+    #[error("{case}: {why}")]
+    Case {
+        /// Id of the case.
+        case: String,
+        /// Why, and what to do.
+        why: &'static str,
+    },
+    /// Cases that need different devices.
+    #[error(
+        "the cases of one run need devices of different kinds; run disks and network cards one after the other"
+    )]
+    Mixed,
     /// A test of other hardware.
     #[error("{case}: passthrough drives network cards only in this build; use --endpoint emulated")]
     Test {
@@ -97,7 +146,7 @@ pub(crate) enum HardwareError {
 }
 
 /// A card, and the bus its driver finds it on.
-type Plugged = (Arc<dyn Card>, Arc<dyn Bus>);
+pub(super) type Plugged = (Arc<dyn Card>, Arc<dyn Bus>);
 
 /// Two cards on one wire, taken over.
 pub(crate) struct Hardware {
@@ -114,9 +163,7 @@ impl Hardware {
     /// Takes over the card at `wanted`, or the first, and the first other one. What crashed runs left is undone before.
     pub(crate) fn open(wanted: Option<&str>, may_bind: bool) -> Result<Self, HardwareError> {
         let other = |error: &dyn Error| HardwareError::Other(chain(error));
-        for address in bind::recover(Path::new(bind::JOURNALS))? {
-            tracing::warn!(address, "a run before ended without giving the device back; that is done now");
-        }
+        recover()?;
         let [near, far] = choose(wanted, may_bind)?;
         let mut bound = Vec::new();
         for card in [&near, &far] {
@@ -165,7 +212,7 @@ impl Hardware {
         timing: Option<(WallClock, Arc<Latencies>)>,
     ) -> Result<Plugged, Box<dyn Error>> {
         let observer =
-            timing.map(|(clock, latencies)| Arc::new(VfioTimer { clock, latencies }) as Arc<dyn Observer>);
+            timing.map(|(clock, latencies)| VfioTimer::shared(clock, latencies) as Arc<dyn Observer>);
         let endpoint = Arc::new(Endpoint::new(Arc::clone(&self.near), Arc::clone(memory), observer));
         let behind_iommu = iommu.is_some();
         match iommu {
@@ -180,7 +227,7 @@ impl Hardware {
     }
 }
 
-fn too_narrow(error: OptionsError) -> Box<dyn Error> {
+pub(super) fn too_narrow(error: OptionsError) -> Box<dyn Error> {
     format!("the host's IOMMU cannot do what the virtio-iommu offers: {error}").into()
 }
 
@@ -218,7 +265,7 @@ fn choose(wanted: Option<&str>, may_bind: bool) -> Result<[PciDevice; 2], Hardwa
 }
 
 /// Binds the card, if it is not bound and may be.
-fn take(card: &PciDevice, may_bind: bool) -> Result<Bound, HardwareError> {
+pub(super) fn take(card: &PciDevice, may_bind: bool) -> Result<Bound, HardwareError> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let plan = Plan::new(card, &read("/proc/mounts"), &read("/proc/swaps"))?;
     if !may_bind && !plan.bind.is_empty() {
@@ -232,9 +279,15 @@ fn take(card: &PciDevice, may_bind: bool) -> Result<Bound, HardwareError> {
 }
 
 /// Times the calls into the kernel.
-struct VfioTimer {
+pub(super) struct VfioTimer {
     clock: WallClock,
     latencies: Arc<Latencies>,
+}
+
+impl VfioTimer {
+    pub(super) fn shared(clock: WallClock, latencies: Arc<Latencies>) -> Arc<Self> {
+        Arc::new(Self { clock, latencies })
+    }
 }
 
 impl Observer for VfioTimer {
@@ -273,16 +326,18 @@ impl Card for RealCard {
     }
 
     fn left_behind(&self) -> Option<String> {
-        if !self.behind_iommu
-            && let Err(error) = self.endpoint.show_nothing()
-        {
-            return Some(format!("VFIO does not take guest memory back: {error}"));
-        }
-        let (bytes, counts) = (self.endpoint.live_bytes(), self.endpoint.counts());
-        let balanced = bytes == 0 && counts.bytes_mapped == counts.bytes_unmapped;
-        (!balanced)
-            .then(|| format!("VFIO still maps {bytes} bytes after the device was detached ({counts:?})"))
+        left_behind(&self.endpoint, self.behind_iommu)
     }
+}
+
+/// What is still mapped once the driver has let a device go. Behind an IOMMU, it has taken its mappings away itself.
+pub(super) fn left_behind(endpoint: &Endpoint, behind_iommu: bool) -> Option<String> {
+    if !behind_iommu && let Err(error) = endpoint.show_nothing() {
+        return Some(format!("VFIO does not take guest memory back: {error}"));
+    }
+    let (bytes, counts) = (endpoint.live_bytes(), endpoint.counts());
+    let balanced = bytes == 0 && counts.bytes_mapped == counts.bytes_unmapped;
+    (!balanced).then(|| format!("VFIO still maps {bytes} bytes after the device was detached ({counts:?})"))
 }
 
 /// Whoever sits at the other end of the wire, on a thread of its own.

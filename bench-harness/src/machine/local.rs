@@ -3,7 +3,10 @@
 //! There is no kernel IOMMU, VFIO or KVM in the path: what is measured is the guest's DMA API, the virtqueue, the
 //! device and the endpoint's translated DMA.
 
-use std::{sync::Arc, thread};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
 
 use iommu_churn::ProfileOptions;
 use iommu_workloads::{
@@ -14,10 +17,11 @@ use virtio_iommu::spec::IovaRange;
 use virtio_transport::ServiceMode;
 
 use super::{
-    Amount, CaseError, EndpointFault, Hardware, Machine, PreparedCase,
+    Amount, CaseError, EndpointFault, Machine, PreparedCase, Real,
     build::{chain, guest_memory},
     record::{RecordLimits, RecordedSlice, Recording, Tape},
     stack::{Rebuilt, Site, Stack},
+    vfio_map::{Regions, VfioMap},
 };
 use crate::clock::WallClock;
 
@@ -90,19 +94,23 @@ pub(crate) struct LocalOptions {
     pub(crate) fault: Option<EndpointFault>,
     /// I/O virtual addresses that the real devices' IOMMU has, for all cases of the run.
     pub(crate) input_range: Option<IovaRange>,
+    /// Whether kernel probes may be used.
+    pub(crate) probes: bool,
 }
 
 /// See the module.
 pub(crate) struct LocalMachine {
     options: LocalOptions,
     /// What passthrough endpoints are.
-    hardware: Option<Arc<Hardware>>,
+    hardware: Option<Arc<Real>>,
+    /// Memory of the cases that map it through VFIO.
+    regions: Mutex<Regions>,
 }
 
 impl LocalMachine {
     /// With these options.
-    pub(crate) fn new(options: LocalOptions, hardware: Option<Hardware>) -> Self {
-        Self { options, hardware: hardware.map(Arc::new) }
+    pub(crate) fn new(options: LocalOptions, hardware: Option<Real>) -> Self {
+        Self { options, hardware: hardware.map(Arc::new), regions: Mutex::default() }
     }
 
     /// The mode in which services work, the same for all modes of a case: they are compared with each other.
@@ -126,6 +134,13 @@ impl Machine for LocalMachine {
         if case.endpoint == Endpoint::Passthrough {
             let failed = |cause: String| CaseError { case: case.id.clone(), cause };
             let hardware = self.hardware.clone().ok_or_else(|| failed("no real device".to_owned()))?;
+            if let Real::Bare(bare) = &*hardware {
+                // A region is there or not, whatever happened to who asked for it.
+                let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+                let (time, probes) = (options.time, options.probes);
+                let ready = VfioMap::new(case, &bare.container, &mut regions, time, probes)?;
+                return Ok(Box::new(ready));
+            }
             let memory =
                 guest_memory(case.params.guest_memory_mib).map_err(|error| failed(chain(&*error)))?;
             let (hardware, memory) = (Some(hardware), Some(memory));

@@ -9,17 +9,21 @@ use thiserror::Error;
 mod build;
 mod bus;
 mod card;
+mod disk;
 mod hardware;
 mod inject;
 mod local;
 mod observer;
+mod real;
 mod record;
 mod stack;
+mod vfio_map;
 
 pub(crate) use build::chain;
-pub(crate) use hardware::Hardware;
+pub(crate) use hardware::HardwareError;
 pub(crate) use inject::EndpointFault;
 pub(crate) use local::{LocalMachine, LocalOptions, Time};
+pub(crate) use real::Real;
 pub(crate) use record::{RecordLimits, RecordedSlice, Recording};
 
 /// How much a slice does.
@@ -54,6 +58,10 @@ pub(crate) struct Slice {
     pub(crate) histograms: BTreeMap<String, Histogram>,
     /// Exact means of the same latencies, in nanoseconds.
     pub(crate) means_ns: BTreeMap<String, f64>,
+    /// Other figures that the machine took, by the metric's name, or why it did not.
+    pub(crate) further: BTreeMap<&'static str, Result<f64, String>>,
+    /// Why the case cannot run here, where it cannot; nothing else is in the slice then.
+    pub(crate) missing: Option<String>,
     /// What the processor counted, by the counter's name, or why it did not.
     pub(crate) counted: crate::probes::Counted,
 }

@@ -12,6 +12,7 @@ use iommu_results::{Param, names};
 use iommu_workloads::{
     Attached, CaseSpec, NullRecorder, Platform, Recorder, Stop, Workload,
     dma::Counts,
+    nvme::Load,
     workload::{self, Memcpy},
 };
 use virtio_iommu::{
@@ -22,7 +23,7 @@ use virtio_transport::{ServiceMode, VirtioDevice};
 use vm_memory::GuestMemoryMmap;
 
 use super::{
-    Amount, CaseError, Hardware, LocalOptions, PreparedCase, Slice, Time,
+    Amount, CaseError, LocalOptions, PreparedCase, Real, Slice, Time,
     build::{bus, chain, guest_memory, iommu_options, iotlb_options},
     card::{Card, CardBuilder, cards_of, ports_of},
     observer::BatchTimer,
@@ -71,7 +72,7 @@ struct DeviceSide {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Site<'a> {
     /// The real devices of a passthrough endpoint.
-    pub(super) hardware: Option<&'a Hardware>,
+    pub(super) hardware: Option<&'a Real>,
     /// Guest memory to use again; none: new memory.
     pub(super) memory: Option<&'a Arc<GuestMemoryMmap>>,
     /// Where the accesses of emulated endpoints are recorded.
@@ -120,10 +121,17 @@ impl Stack {
             None
         };
         let builder = CardBuilder { case, service, options, latencies: &latencies };
-        let (mut cards, mut devices) = (Vec::new(), Vec::new());
+        let (mut cards, mut devices, mut drive) = (Vec::new(), Vec::new(), None);
         for index in 0..u32::from(cards_of(case)) {
             let endpoint = EndpointId(FIRST_ENDPOINT + 8 * index);
             let behind = iommu.as_deref().map(|device| (device, endpoint));
+            if let Some(Real::Disk(disk)) = site.hardware {
+                let timing = options.time.wall().map(|clock| (clock, Arc::clone(&latencies)));
+                let (card, found) = disk.drive(&memory, behind, endpoint, timing)?;
+                cards.push(card);
+                drive = Some(found);
+                continue;
+            }
             let (card, bus) = match (site.hardware, behind) {
                 (Some(hardware), _) => {
                     let timing = options.time.wall().map(|clock| (clock, Arc::clone(&latencies)));
@@ -164,7 +172,10 @@ impl Stack {
             seed: options.seed,
             watchdog: WATCHDOG,
         };
-        let load = workload::start(platform, case)?;
+        let load = match drive {
+            Some(drive) => Box::new(Load::new(&platform, &drive, case)?),
+            None => workload::start(platform, case)?,
+        };
         // What setting up took is no sample of the load.
         latencies.take();
         let mut stack = Self {
@@ -281,6 +292,7 @@ impl PreparedCase for Stack {
             means_ns,
             // Whoever drives the slices counts for the whole process.
             counted: BTreeMap::new(),
+            ..Slice::default()
         })
     }
 
@@ -365,7 +377,7 @@ pub(super) struct Rebuilt {
     /// As for the stack.
     pub(super) options: LocalOptions,
     /// The real devices of a passthrough endpoint.
-    pub(super) hardware: Option<Arc<Hardware>>,
+    pub(super) hardware: Option<Arc<Real>>,
     /// Guest memory, the same in all slices.
     pub(super) memory: Option<Arc<GuestMemoryMmap>>,
 }

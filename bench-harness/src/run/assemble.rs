@@ -155,9 +155,13 @@ fn case(spec: &CaseSpec, gathered: Gathered, exact: bool, seed: u64) -> Case {
     case.metrics = metrics_of(spec.test)
         .map(|(name, unit)| (name.to_owned(), metric(gathered.series.get(name), unit, exact, seed)))
         .collect();
+    case.metrics.extend(pinning(spec, &gathered, seed));
     case.metrics.extend(iotlb_rates(&gathered, exact, seed));
     case.metrics.extend(churn::metrics(spec, &gathered, seed));
     case.metrics.extend(hardware_counts(&gathered, seed));
+    if let Some(reason) = &gathered.missing {
+        case.metrics.values_mut().for_each(|metric| *metric = Metric::missing(reason.clone()));
+    }
     let summaries = gathered.histograms.iter().filter_map(|(name, h)| Some((name.clone(), h.summary()?)));
     case.histograms = summaries.collect();
     case.counts = gathered.counts;
@@ -218,6 +222,21 @@ fn iotlb_rates(gathered: &Gathered, exact: bool, seed: u64) -> impl Iterator<Ite
             metric(rate.per_second, names::PER_SECOND, exact),
         ]
     })
+}
+
+/// What of a map is pinning, or why that is not known.
+fn pinning(spec: &CaseSpec, gathered: &Gathered, seed: u64) -> Vec<(String, Metric)> {
+    if spec.test != Test::VfioMap {
+        return Vec::new();
+    }
+    let one = |(name, unit): (&str, &str)| {
+        let metric = match (gathered.series.get(name), gathered.uncounted.get(name)) {
+            (None, Some(reason)) => Metric::missing(reason),
+            (series, _) => metric(series, unit, false, seed),
+        };
+        (name.to_owned(), metric)
+    };
+    names::PINNING.into_iter().map(one).collect()
 }
 
 /// What the processor counted for each packet, or why it did not.

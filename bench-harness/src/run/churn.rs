@@ -10,7 +10,10 @@ use iommu_results::{
     },
     names,
 };
-use iommu_workloads::{CaseSpec, scenario::Endpoint};
+use iommu_workloads::{
+    CaseSpec,
+    scenario::{Device, Endpoint},
+};
 
 use super::collect::Gathered;
 use crate::machine::{RecordedSlice, Recording};
@@ -53,6 +56,9 @@ fn figures(stretch: &Stretch, payload_bytes: u64, entries: u64, walk: &WalkModel
 
 /// The metrics of a case's recording; of a real device, the reason why there are none.
 pub(super) fn metrics(spec: &CaseSpec, gathered: &Gathered, seed: u64) -> Vec<(String, Metric)> {
+    if spec.test.device() == Device::Container {
+        return Vec::new();
+    }
     let recording = match &gathered.recording {
         Some(Ok(recording)) => recording,
         Some(Err(reason)) if spec.endpoint == Endpoint::Passthrough => {

@@ -28,8 +28,10 @@ pub(crate) struct Gathered {
     pub(crate) heat: Vec<SliceHeat>,
     /// Its accesses, recorded in a pass of their own, or why there are none; nothing before that pass.
     pub(crate) recording: Option<Result<Recording, String>>,
-    /// Why a metric made of a hardware counter has no values.
+    /// Why a metric made of a hardware counter, or of what the kernel alone sees, has no values.
     pub(crate) uncounted: BTreeMap<String, String>,
+    /// Why nothing can be measured here.
+    pub(crate) missing: Option<String>,
     /// Slices in it.
     pub(crate) slices: u32,
 }
@@ -59,6 +61,18 @@ impl Gathered {
                 }
             }
         }
+        for (name, figure) in &slice.further {
+            match figure {
+                Ok(value) => {
+                    let value = SliceValue { round, at_ns, value: *value };
+                    self.series.entry((*name).to_owned()).or_default().push(value);
+                }
+                Err(reason) => {
+                    self.uncounted.insert((*name).to_owned(), reason.clone());
+                }
+            }
+        }
+        self.missing = slice.missing.or(self.missing.take());
         if slice.elapsed_ns.is_some() {
             let latency = slice.histograms.iter().map(|(name, h)| (name.clone(), latency_buckets(h)));
             self.heat.push(SliceHeat { round, at_ns, latency: latency.collect() });

@@ -18,7 +18,7 @@ use crate::{
     guest::{self, GuestMachine, Kept},
     inject::{self, Inject},
     interrupt::Interrupt,
-    machine::{Amount, EndpointFault, Hardware, LocalMachine, LocalOptions, Machine, Time},
+    machine::{Amount, EndpointFault, LocalMachine, LocalOptions, Machine, Real, Time},
     out,
     probes::{self, Wanted},
     progress::Progress,
@@ -99,7 +99,7 @@ fn machine(
     request: &Request,
     interrupt: &Interrupt,
     inject: Option<Inject>,
-    hardware: Option<Hardware>,
+    hardware: Option<Real>,
     guest: Option<&Arc<guest::Parts>>,
     kept: &Arc<Mutex<Kept>>,
 ) -> Box<dyn Machine> {
@@ -118,7 +118,8 @@ fn machine(
             Some(Inject::Corrupt) => Some(EndpointFault::Corrupt),
             _ => None,
         },
-        input_range: hardware.as_ref().and_then(Hardware::input_range),
+        input_range: hardware.as_ref().and_then(Real::input_range),
+        probes: Wanted::new(args.probes, request.exact).kernel,
     };
     Box::new(LocalMachine::new(options, hardware))
 }

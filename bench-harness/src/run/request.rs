@@ -13,7 +13,7 @@ use crate::{
     duration,
     failure::Failure,
     guest,
-    machine::{Amount, Hardware, RecordLimits, chain},
+    machine::{Amount, HardwareError, Real, RecordLimits, chain},
     plan::{self, Step},
 };
 
@@ -85,27 +85,36 @@ impl Request {
     ///
     /// # Errors
     /// When there are none, or they cannot be taken.
-    pub(super) fn hardware(&self, args: &RunArgs) -> Result<Option<Hardware>, Failure> {
-        let mut real = self.cases.iter().filter(|case| case.endpoint == Endpoint::Passthrough).peekable();
-        if real.peek().is_none() {
+    pub(super) fn hardware(&self, args: &RunArgs) -> Result<Option<Real>, Failure> {
+        let real: Vec<&CaseSpec> =
+            self.cases.iter().filter(|case| case.endpoint == Endpoint::Passthrough).collect();
+        if real.is_empty() {
             return Ok(None);
         }
-        let missing = |error| {
+        let missing = |error: HardwareError| {
+            match error {
+                HardwareError::ReadOnly { address, .. } => {
+                    let remedy =
+                        format!("--allow-writes {address} allows it, and destroys what is on the disk");
+                    return Failure::usage(error).with_remedy(remedy);
+                }
+                HardwareError::Case { .. } | HardwareError::Mixed => return Failure::usage(error),
+                _ => (),
+            }
             let remedy = "docs/passthrough.md says what it needs; --machine lab has it anywhere";
             Failure::prerequisite(chain(&error), remedy)
         };
-        real.try_for_each(Hardware::check).map_err(missing)?;
         let wanted = match &args.endpoint {
             Some(EndpointKind::Passthrough(bdf)) => bdf.as_deref(),
             _ => None,
         };
-        Hardware::open(wanted, args.bind).map(Some).map_err(missing)
+        Real::open(&real, wanted, args.bind, args.allow_writes.as_deref()).map(Some).map_err(missing)
     }
 
     /// Narrows every case to what the real devices can do, so that all cases do the same work; says what it changed.
-    pub(super) fn limit_to(&mut self, hardware: Option<&Hardware>) -> Vec<String> {
+    pub(super) fn limit_to(&mut self, hardware: Option<&Real>) -> Vec<String> {
         let mut notes = Vec::new();
-        if hardware.is_none_or(Hardware::segments) {
+        if hardware.is_none_or(Real::segments) {
             return notes;
         }
         for case in &mut self.cases {

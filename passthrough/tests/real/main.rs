@@ -17,6 +17,7 @@ mod edu;
 mod guests;
 mod limits;
 mod net;
+mod nvme;
 mod rig;
 mod trace;
 
@@ -54,6 +55,9 @@ const BOOTS: [Boot; 2] = [
             guests::a_dma_after_a_guests_unmap_is_blocked,
             guests::attach_narrows_the_domain_to_the_hosts_iommu,
             net::a_frame_after_unmap_changes_nothing,
+            nvme::a_disk_holds_what_it_was_made_with_and_what_is_written,
+            nvme::a_disks_dma_after_unmap_is_blocked,
+            nvme::a_disk_that_stops_is_given_back_and_works_again,
             limits::the_limit_of_mappings_is_met_with_no_memory,
             limits::locked_memory_is_met_with_no_memory,
         ],

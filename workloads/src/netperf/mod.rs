@@ -333,9 +333,12 @@ fn traffic(test: Test, params: &Params, longest: u32) -> Result<Traffic, Netperf
         Test::TcpMaerts => Traffic::Maerts(Maerts::new(params)),
         Test::UdpStream => Traffic::Datagrams(Datagrams::new(params)),
         Test::TcpRr | Test::UdpRr => Traffic::RoundTrips(RoundTrips::new(params, longest)),
-        Test::DmaThroughput | Test::IotlbChurn | Test::MapStorm | Test::FioRandread | Test::FioRandwrite => {
-            return Err(NetperfError::NoTest(test));
-        }
+        Test::DmaThroughput
+        | Test::IotlbChurn
+        | Test::MapStorm
+        | Test::FioRandread
+        | Test::FioRandwrite
+        | Test::VfioMap => return Err(NetperfError::NoTest(test)),
     })
 }
 

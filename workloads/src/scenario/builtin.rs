@@ -18,7 +18,7 @@ macro_rules! built_in {
 }
 
 /// All of them, in the order they are listed.
-pub const BUILT_IN: [BuiltIn; 11] = built_in![
+pub const BUILT_IN: [BuiltIn; 12] = built_in![
     "netperf-strict",
     "netperf-lazy",
     "netperf-identity",
@@ -30,6 +30,7 @@ pub const BUILT_IN: [BuiltIn; 11] = built_in![
     "fio-randread-64k",
     "fio-randwrite-4k",
     "fio-randwrite-64k",
+    "vfio-map",
 ];
 
 pub(super) fn unknown(name: &str) -> ScenarioError {

@@ -1,6 +1,6 @@
 //! Parameters that exclude each other.
 
-use super::{Conflict, Device, Params, Pattern, Test};
+use super::{Conflict, Device, Endpoint, Params, Pattern, Test};
 use crate::{
     dma::Mode,
     frame::{HEADER_BYTES, NET_HEADER_BYTES},
@@ -14,7 +14,10 @@ const OVERHEAD_BYTES: u64 = 4 << 20;
 /// Longest payload of a UDP datagram over IPv4, in bytes.
 const MAX_DATAGRAM_BYTES: u32 = 65507;
 
-pub(super) fn check(test: Test, mode: Mode, params: &Params) -> Result<(), Conflict> {
+pub(super) fn check(test: Test, mode: Mode, endpoint: Endpoint, params: &Params) -> Result<(), Conflict> {
+    if test.device() == Device::Container && endpoint == Endpoint::Emulated {
+        return Err(Conflict::RealOnly);
+    }
     if (1..u32::from(params.iotlb_ways)).contains(&params.iotlb_entries) {
         return Err(Conflict::Iotlb { entries: params.iotlb_entries, ways: params.iotlb_ways });
     }
@@ -24,6 +27,8 @@ pub(super) fn check(test: Test, mode: Mode, params: &Params) -> Result<(), Confl
         Device::Disk => disk(params),
         Device::None if !mode.translates() => Err(Conflict::Mode { mode }),
         Device::None => Ok(()),
+        Device::Container if mode.has_iommu() => Err(Conflict::Direct),
+        Device::Container => Ok(()),
     }
 }
 
@@ -95,7 +100,7 @@ pub(crate) fn largest_payload(test: Test, params: &Params) -> u32 {
         Test::UdpStream | Test::UdpRr => params.message_bytes.min(u32::from(params.mss())),
         Test::DmaThroughput | Test::IotlbChurn => params.transfer_bytes,
         Test::FioRandread | Test::FioRandwrite => params.block_bytes,
-        Test::MapStorm => 0,
+        Test::MapStorm | Test::VfioMap => 0,
     }
 }
 

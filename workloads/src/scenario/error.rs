@@ -197,6 +197,12 @@ pub enum Conflict {
         /// The mode.
         mode: crate::dma::Mode,
     },
+    /// The test has no virtio-iommu in its path.
+    #[error("this test calls VFIO itself, without a virtio-iommu: its mode is off")]
+    Direct,
+    /// The test needs a real device.
+    #[error("this test maps for a real device: its endpoint is passthrough")]
+    RealOnly,
     /// The IOTLB has fewer entries than a set of it.
     #[error("iotlb_entries ({entries}) is less than iotlb_ways ({ways})")]
     Iotlb {

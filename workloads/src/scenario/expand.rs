@@ -97,7 +97,7 @@ fn case(
 ) -> Result<CaseSpec, ScenarioError> {
     let id = id(&format!("{test}/{mode}/{}", endpoint.name()), &values);
     let params = Params::from_map(&values);
-    check::check(test, mode, &params).map_err(|conflict| ScenarioError::Conflict {
+    check::check(test, mode, endpoint, &params).map_err(|conflict| ScenarioError::Conflict {
         place: scenario.place.clone(),
         case: id.clone(),
         conflict,

@@ -69,12 +69,18 @@ const fn key(name: &'static str, accepts: Accepts, default: &'static str, meanin
 }
 
 /// Every parameter, by name.
-pub const KEYS: [Key; 35] = [
+pub const KEYS: [Key; 36] = [
     key(
         "ack_every",
         Accepts::Int(1, 64),
         "2",
         "segments received before one ACK is sent (TCP_STREAM, TCP_MAERTS)",
+    ),
+    key(
+        "backing",
+        Accepts::Word(&["4K", "thp", "hugetlb"]),
+        "4K",
+        "VFIO_MAP: pages that the memory is made of: of 4 KiB, transparent huge ones, reserved huge ones of 2 MiB",
     ),
     key(
         "block_bytes",
@@ -130,7 +136,12 @@ pub const KEYS: [Key; 35] = [
         "64",
         "MAP_STORM: mappings each thread keeps before it unmaps",
     ),
-    key("map_bytes", Accepts::Multiple(4096, 1 << 30, 4096), "4096", "MAP_STORM: bytes of a mapping"),
+    key(
+        "map_bytes",
+        Accepts::Multiple(4096, 1 << 30, 4096),
+        "4096",
+        "MAP_STORM, VFIO_MAP: bytes of a mapping",
+    ),
     key(
         "message_bytes",
         Accepts::Int(1, 1 << 20),

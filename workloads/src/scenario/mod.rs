@@ -20,7 +20,7 @@ pub(crate) use check::largest_payload;
 pub use error::{Conflict, Nearest, Place, ScenarioError};
 pub use expand::{CaseSpec, MAX_CASES, MAX_ID_BYTES};
 pub use keys::{Accepts, KEYS, Key};
-pub use params::{DmaDirection, IotlbPages, PPM, Params, Pattern, Service, default_of};
+pub use params::{Backing, DmaDirection, IotlbPages, PPM, Params, Pattern, Service, default_of};
 pub use read::{MAX_FILE_BYTES, parse_duration};
 pub use value::{Value, parse_int};
 
@@ -49,11 +49,13 @@ pub enum Test {
     FioRandread,
     /// Random writes of a disk.
     FioRandwrite,
+    /// A process maps and unmaps memory through VFIO itself; nothing is accessed.
+    VfioMap,
 }
 
 impl Test {
     /// All tests.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::TcpStream,
         Self::TcpMaerts,
         Self::TcpRr,
@@ -64,6 +66,7 @@ impl Test {
         Self::MapStorm,
         Self::FioRandread,
         Self::FioRandwrite,
+        Self::VfioMap,
     ];
 
     /// Its name, in netperf's style.
@@ -79,12 +82,13 @@ impl Test {
             Self::MapStorm => "MAP_STORM",
             Self::FioRandread => "FIO_RANDREAD",
             Self::FioRandwrite => "FIO_RANDWRITE",
+            Self::VfioMap => "VFIO_MAP",
         }
     }
 
     /// Whether it is measured by transactions; the others are by throughput.
     pub const fn transacts(self) -> bool {
-        matches!(self, Self::TcpRr | Self::UdpRr | Self::IotlbChurn | Self::MapStorm)
+        matches!(self, Self::TcpRr | Self::UdpRr | Self::IotlbChurn | Self::MapStorm | Self::VfioMap)
     }
 
     /// What the machine must have for it.
@@ -94,6 +98,7 @@ impl Test {
             Self::DmaThroughput | Self::IotlbChurn => Device::Engine,
             Self::MapStorm => Device::None,
             Self::FioRandread | Self::FioRandwrite => Device::Disk,
+            Self::VfioMap => Device::Container,
         }
     }
 }
@@ -115,6 +120,8 @@ pub enum Device {
     Disk,
     /// An endpoint that does nothing.
     None,
+    /// The VFIO container of a real device, which itself does nothing.
+    Container,
 }
 
 /// Where a scenario runs.

@@ -49,6 +49,17 @@ pub enum DmaDirection {
     Write,
 }
 
+/// What the memory of VFIO_MAP is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Backing {
+    /// Pages of 4 KiB.
+    Small,
+    /// Transparent huge pages.
+    Transparent,
+    /// Reserved huge pages.
+    Hugetlb,
+}
+
 /// Page sizes that the modelled IOTLB caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IotlbPages {
@@ -65,6 +76,7 @@ pub enum IotlbPages {
 #[allow(missing_docs, reason = "the fields are the rows of KEYS, where they are documented")]
 pub struct Params {
     pub ack_every: u16,
+    pub backing: Backing,
     pub block_bytes: u32,
     pub disk_mib: u32,
     pub dma_direction: DmaDirection,
@@ -163,6 +175,11 @@ impl Params {
         };
         Self {
             ack_every: small("ack_every"),
+            backing: match word("backing") {
+                "thp" => Backing::Transparent,
+                "hugetlb" => Backing::Hugetlb,
+                _ => Backing::Small,
+            },
             block_bytes: wide("block_bytes"),
             disk_mib: wide("disk_mib"),
             dma_direction: if word("dma_direction") == "write" {
