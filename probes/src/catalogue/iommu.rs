@@ -76,8 +76,8 @@ pub(super) const PROBES: &[Definition] = &[
     },
     Definition {
         name: "qi_submit",
-        sees: "Intel: invalidations submitted, by kind; the waits for them too",
-        blind: "which addresses",
+        sees: "Intel: invalidations submitted, by kind",
+        blind: "which addresses; the waits for them: those are in qi_submit_sync",
         open: Hook::Event { category: "intel_iommu", names: &["qi_submit"] },
         key: Source::named("qw0").low_byte(),
         keys: Keys::IntelInvalidation,
@@ -86,7 +86,7 @@ pub(super) const PROBES: &[Definition] = &[
         ..IOMMU
     },
     Definition {
-        name: "iommu_tlb_sync",
+        name: "intel_iommu_tlb_sync",
         sees: "Intel: time to invalidate what unmaps have gathered",
         blind: "AMD's: that is amd_iommu_flush",
         open: function(&["intel_iommu_tlb_sync"]),

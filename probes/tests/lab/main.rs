@@ -8,6 +8,7 @@
 
 mod catalogue;
 mod kvm;
+mod vfio;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
         guest::main();
     }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let mut checks = [catalogue::CHECKS, kvm::CHECKS].concat();
+    let mut checks = [catalogue::CHECKS, kvm::CHECKS, vfio::CHECKS].concat();
     checks.retain(|(name, _)| wanted.is_empty() || wanted.iter().any(|word| name.contains(word)));
     if job::inside().is_some() { inside(&checks) } else { outside(&checks) }
 }
