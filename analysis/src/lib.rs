@@ -35,6 +35,7 @@ pub mod sequential;
 pub mod stats;
 pub mod terminal;
 pub mod verdict;
+pub mod vfio;
 pub mod view;
 
 pub use stats::{Estimate, StatsError, mean, paired_ratio};

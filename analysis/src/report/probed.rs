@@ -3,7 +3,7 @@
 use iommu_results::{HistogramSummary, ProbeData, Run};
 
 use super::page::{Cell, Page};
-use crate::format;
+use crate::{format, vfio};
 
 /// Rows of a table; further keys are summed up in the last one.
 const MOST_KEYS: usize = 12;
@@ -11,6 +11,7 @@ const MOST_KEYS: usize = 12;
 /// A table for each probe that saw something, and the names of those that saw nothing.
 pub(super) fn tables(page: &mut Page, run: &Run) {
     let data = run.probes.data();
+    divided(page, &data);
     let (busy, silent): (Vec<&ProbeData>, Vec<&ProbeData>) = data.iter().partition(|probe| probe.count > 0);
     for probe in busy {
         page.sub(&format!("{} ({}, {})", probe.name, probe.target, probe.kind));
@@ -28,6 +29,24 @@ pub(super) fn tables(page: &mut Page, run: &Run) {
     if !silent.is_empty() {
         let names: Vec<_> = silent.iter().map(|probe| probe.name.as_str()).collect();
         page.note(&format!("Attached, and nothing happened there: {}.", names.join(", ")));
+    }
+}
+
+/// Where VFIO's time went, as far as probes saw all of its parts.
+fn divided(page: &mut Page, data: &[ProbeData]) {
+    for one in vfio::divided(data) {
+        page.sub(&format!("VFIO's {}, divided", one.operation));
+        let row = |name: &str, share: f64| {
+            let mean = format::duration_ns(one.mean_ns * share);
+            vec![
+                Cell::Text(name.to_owned()),
+                Cell::Figure(format!("{:.1} %", share * 100.0)),
+                Cell::Figure(mean),
+            ]
+        };
+        let mut rows: Vec<_> = one.parts.iter().map(|(name, share)| row(name, *share)).collect();
+        rows.push(row(&format!("whole, of {} ioctls", one.count), 1.0));
+        page.table(&["part", "share", "mean"], rows);
     }
 }
 

@@ -4,7 +4,7 @@ use anstyle::Style;
 use iommu_results::{Breakdown, Overhead, Run};
 
 use super::Page;
-use crate::format;
+use crate::{format, vfio};
 
 impl Page {
     pub(super) fn probes(&mut self, run: &Run) {
@@ -30,6 +30,13 @@ impl Page {
                     Style::new(),
                 );
             }
+        }
+        for one in vfio::divided(&probes.data()) {
+            let parts: Vec<_> =
+                one.parts.iter().map(|(name, share)| format!("{name} {:.1} %", share * 100.0)).collect();
+            let (mean, parts) = (format::duration_ns(one.mean_ns), parts.join(", "));
+            let line = format!("VFIO {}: {} of {mean} each: {parts}", one.operation, one.count);
+            self.wrapped(&line, Style::new());
         }
         if let Some(overhead) = probes.sites().and_then(|pass| pass.overhead) {
             let line =
