@@ -23,9 +23,11 @@ fn probes_inside_the_lab_come_out_with_the_run() {
         return;
     }
     let store = tempfile::tempdir().unwrap();
-    let args =
-        ["netperf-strict", "--machine", "lab", "--probes", "on", "--duration", "500ms", "--modes", "strict"];
-    let run = run_json(store.path(), &args);
+    let machine = ["netperf-strict", "--machine", "lab", "--endpoint", "passthrough"];
+    let run = run_json(
+        store.path(),
+        &[&machine[..], &["--probes", "on", "--duration", "500ms", "--modes", "strict"]].concat(),
+    );
     // One of each kind: of a module, of the kernel itself, a function of each, and samples.
     for (name, expected) in [
         ("kvm_exit", "tracepoint"),
@@ -39,6 +41,15 @@ fn probes_inside_the_lab_come_out_with_the_run() {
     // Samples may be, on a machine that is slow to read them.
     let mut lost = run["probes"]["lost"].as_object().unwrap().iter().filter(|(name, _)| *name != "profile");
     assert!(lost.all(|(_, lost)| *lost == 0), "{}", run["probes"]["lost"]);
+    // What the probes saw of VFIO: every ioctl was made of its parts.
+    let data = run["probes"]["data"].as_array().unwrap();
+    let seen = |name: &str| data.iter().find(|probe| probe["name"] == name).unwrap();
+    for operation in ["IOMMU_MAP_DMA", "IOMMU_UNMAP_DMA"] {
+        let count = &seen("vfio_iommu_type1_ioctl")["histograms"][operation]["count"];
+        assert!(count.as_u64() > Some(0), "{operation}: {}", run["probes"]["data"]);
+    }
+    let [events, calls] = ["iommu_map_event", "iommu_map"].map(|name| seen(name)["count"].as_u64());
+    assert_eq!(events, calls, "one call for each event");
     // Uprobes: every request of the device in the pass of its own, none missed.
     let breakdown = run["probes"]["breakdown"].as_array().unwrap();
     assert!(!breakdown.is_empty());
@@ -50,4 +61,7 @@ fn probes_inside_the_lab_come_out_with_the_run() {
     assert!(profile.contains("iommu"), "{profile}");
     let report = std::fs::read_to_string(folder.join("report.html")).unwrap();
     assert!(report.contains("fentry+fexit"), "the report says how each is attached");
+    for operation in ["MAP", "UNMAP"] {
+        assert!(report.contains(&format!("VFIO's {operation}, divided")), "{operation}");
+    }
 }

@@ -54,6 +54,9 @@ pub(crate) struct Slice {
     pub(crate) memcpy_cpu_ns: u64,
     /// Exact counts by their name in `run.json`.
     pub(crate) counts: BTreeMap<String, u64>,
+    /// MAP and UNMAP requests that the device served, those of set-up, warm-up and tear-down included; nothing where the
+    /// slice has none of these, and `counts` says it all.
+    pub(crate) served: Option<[u64; 2]>,
     /// Latencies in nanoseconds by their name in `run.json`.
     pub(crate) histograms: BTreeMap<String, Histogram>,
     /// Exact means of the same latencies, in nanoseconds.

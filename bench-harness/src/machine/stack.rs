@@ -288,6 +288,7 @@ impl PreparedCase for Stack {
             payload_bytes: stats.counts.bytes_moved,
             transactions: stats.counts.transactions,
             counts: self.counts(stats.counts),
+            served: None,
             histograms,
             means_ns,
             // Whoever drives the slices counts for the whole process.
@@ -395,8 +396,13 @@ impl PreparedCase for Rebuilt {
         let site = Site { hardware: self.hardware.as_deref(), memory: self.memory.as_ref(), tape: None };
         let mut stack = Box::new(Stack::new(&self.case, self.service, self.options, site)?);
         stack.run_slice(warm_up(amount))?;
-        let slice = stack.run_slice(amount)?;
+        let mut slice = stack.run_slice(amount)?;
+        let iommu = stack.iommu.clone();
         stack.finish()?;
+        slice.served = iommu.map(|device| {
+            let counters = device.counters();
+            [RequestKind::Map, RequestKind::Unmap].map(|kind| counters.requests_of(kind))
+        });
         Ok(slice)
     }
 

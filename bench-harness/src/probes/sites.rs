@@ -85,8 +85,12 @@ impl Pass {
         }
         case.with.extend(rate);
         let count = |name: &str| slice.counts.get(name).copied().unwrap_or(0);
-        case.maps += count(iommu_results::names::REQUESTS_MAP);
-        case.unmaps += count(iommu_results::names::REQUESTS_UNMAP);
+        // The sites also see what surrounds the slice.
+        let [maps, unmaps] = slice.served.unwrap_or_else(|| {
+            [iommu_results::names::REQUESTS_MAP, iommu_results::names::REQUESTS_UNMAP].map(count)
+        });
+        case.maps += maps;
+        case.unmaps += unmaps;
         case.sites.add(&of_slice);
         Ok(())
     }

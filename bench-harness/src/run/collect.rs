@@ -123,6 +123,7 @@ mod tests {
 
     fn slice() -> Slice {
         Slice {
+            served: None,
             elapsed_ns: Some(500_000_000),
             cpu_ns: Some(1_000_000),
             packets: 1000,
