@@ -88,6 +88,8 @@ fn work() -> Result<(), GuestError> {
 fn serve(line: &Line, host: &Host) -> Result<Frame, GuestError> {
     heartbeat(Arc::clone(line));
     system::load_modules()?;
+    // Open until the machine is off. A kernel without has none of the trouble it saves.
+    let _event = system::idle_event();
     let path = Path::new(JOB_FOLDER).join(JOB_FILE);
     let job: Job =
         serde_json::from_slice(&fs::read(&path).map_err(|source| GuestError::Io { path, source })?)?;

@@ -3,7 +3,7 @@
 use std::{
     ffi::CString,
     fs, io,
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -112,6 +112,42 @@ fn load(path: &Path) -> io::Result<()> {
     if loaded == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// A performance event that never counts anything.
+///
+/// The kernel writes a jump into its scheduler when the first event of a thread is opened, and takes it away after the last.
+/// Probes and profiles come and go many times in a run, and QEMU's translator has a race with a kernel that changes code
+/// which another processor runs: it keeps the breakpoint of the change, and the kernel panics there. While this event is
+/// open the scheduler stays as it is.
+///
+/// # Errors
+/// When the kernel has no performance events; then probes do not open any either.
+#[allow(unsafe_code, reason = "perf_event_open has no wrapper here")]
+pub(super) fn idle_event() -> io::Result<OwnedFd> {
+    const SOFTWARE: u64 = 1;
+    const DUMMY: u64 = 9;
+    const BYTES: u64 = 64;
+    const DISABLED: u64 = 1;
+    // `struct perf_event_attr` in its first version: type and size, config, period, sample type, read format, flags, …
+    let attributes: [u64; 8] = [SOFTWARE | BYTES << 32, DUMMY, 0, 0, 0, DISABLED, 0, 0];
+    let (this_process, any_cpu, no_group, no_flags) = (0, -1, -1, 0_u64);
+    // SAFETY: the attributes are as long as they say and outlive the call, which only reads them.
+    let event = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            attributes.as_ptr(),
+            this_process,
+            any_cpu,
+            no_group,
+            no_flags,
+        )
+    };
+    match i32::try_from(event) {
+        // SAFETY: a descriptor that the kernel has just given to us and nobody else has.
+        Ok(event) if event >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(event) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Opens the line to the host, once the driver has found it.
 pub(super) fn open_port() -> Result<fs::File, SystemError> {
     let since = Instant::now();
@@ -156,6 +192,14 @@ mod tests {
         }
         assert_eq!(port_device(class.path()).as_deref(), Some("vport0p2"));
         assert_eq!(port_device(Path::new("/nonexistent")), None);
+    }
+
+    #[test]
+    fn an_event_that_counts_nothing_can_be_had() {
+        match idle_event() {
+            Ok(event) => assert!(event.as_raw_fd() > 2),
+            Err(error) => eprintln!("SKIPPED: no performance events here ({error}); run as root"),
+        }
     }
 
     #[test]
