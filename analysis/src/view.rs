@@ -133,7 +133,7 @@ pub fn comparisons(run: &Run) -> Vec<Comparison<'_>> {
     found
 }
 
-/// The one parameter in which two cases of the same mode differ, or their ids.
+/// The endpoints or the one parameter in which two cases of the same mode differ, or their ids.
 fn pair_of(case: &Case, baseline: Option<&Case>, relative: &Relative) -> String {
     let differ = |other: &&Case| {
         let mut keys = case.params.iter().filter(|(key, value)| other.params.get(*key) != Some(value));
@@ -145,6 +145,9 @@ fn pair_of(case: &Case, baseline: Option<&Case>, relative: &Relative) -> String 
         }
     };
     let ids = || format!("{} / {}", relative.case, relative.baseline);
+    if let Some(other) = baseline.filter(|other| other.endpoint != case.endpoint && other.mode == case.mode) {
+        return format!("{}: {} / {}", case.mode, case.endpoint, other.endpoint);
+    }
     baseline.as_ref().and_then(differ).unwrap_or_else(ids)
 }
 

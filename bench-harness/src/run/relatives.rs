@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use iommu_analysis::stats::{self, LEVEL};
 use iommu_results::{Relative, names};
-use iommu_workloads::{CaseSpec, Test, scenario::Value};
+use iommu_workloads::{
+    CaseSpec, Test,
+    scenario::{Endpoint, Value},
+};
 
 use super::{assemble::metrics_of, collect::Gathered};
 
@@ -16,6 +19,7 @@ pub(super) fn of(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Re
     let mut found = by_mode(specs, gathered, seed);
     found.extend(scaling(specs, gathered, seed));
     found.extend(polling(specs, gathered, seed));
+    found.extend(over_emulated(specs, gathered, seed));
     found.extend(over_memcpy(specs, gathered, seed));
     found
 }
@@ -64,6 +68,26 @@ fn polling(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Relative
             let (case, base) = paired(&gathered[at], &gathered[told], name);
             if let Ok(estimate) = stats::paired_ratio(&case, &base, LEVEL, seed) {
                 found.push(estimate.to_relative(name, &spec.id, &specs[told].id));
+            }
+        }
+    }
+    found
+}
+
+/// A real device's case against that of its model, with the same driver, load and mode.
+fn over_emulated(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Relative> {
+    let mut found = Vec::new();
+    for (at, spec) in specs.iter().enumerate().filter(|(_, spec)| spec.endpoint == Endpoint::Passthrough) {
+        let same = |other: &CaseSpec| {
+            other.endpoint == Endpoint::Emulated
+                && (other.test, other.mode) == (spec.test, spec.mode)
+                && other.values == spec.values
+        };
+        let Some(model) = specs.iter().position(same) else { continue };
+        for (name, _) in metrics_of(spec.test).take(2) {
+            let (case, base) = paired(&gathered[at], &gathered[model], name);
+            if let Ok(estimate) = stats::paired_ratio(&case, &base, LEVEL, seed) {
+                found.push(estimate.to_relative(name, &spec.id, &specs[model].id));
             }
         }
     }
@@ -201,6 +225,21 @@ mod tests {
         let found = of(&specs, &all, 1);
         assert_eq!(found.len(), 1, "{found:#?}");
         assert!((found[0].ratio - 3.0).abs() < 1e-9 && found[0].case.contains("service=poll"));
+    }
+
+    #[test]
+    fn a_real_device_is_compared_with_its_model() {
+        let emulated = cases(&["engines=1"]);
+        let real = CaseSpec {
+            id: emulated[0].id.replace("emulated", "passthrough"),
+            endpoint: Endpoint::Passthrough,
+            ..emulated[0].clone()
+        };
+        let all =
+            [100.0, 25.0].map(|value| gathered(&(0..8).map(|round| (round, value)).collect::<Vec<_>>()));
+        let found = of(&[emulated[0].clone(), real], &all, 1);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!((found[0].ratio - 0.25).abs() < 1e-9 && found[0].baseline == emulated[0].id);
     }
 
     #[test]
