@@ -41,6 +41,13 @@ impl PciDevice {
         Self { function, irqs, space, roms: Mutex::default() }
     }
 
+    /// As [`new`](Self::new), with INTx alone. QEMU 11.1 aborts when a vfio-user device with MSI-X is unplugged.
+    pub fn without_msix(device: Arc<dyn VirtioDevice>, space: Arc<AddressSpace>) -> Self {
+        let irqs = Arc::new(Irqs::new(0));
+        let function = PciTransport::new(device, VectorOwner::Monitor, irqs.clone()).without_msix();
+        Self { function, irqs, space, roms: Mutex::default() }
+    }
+
     /// The function.
     pub fn function(&self) -> &PciTransport {
         &self.function

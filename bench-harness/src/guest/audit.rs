@@ -6,6 +6,8 @@ use serde::Serialize;
 use thiserror::Error;
 use virtio_iommu::{Counters, device::RequestKind};
 
+use crate::serve::volume::Bytes;
+
 /// Requests by their type on the wire (virtio-iommu, 5.13.6), in the order of [`RequestKind`].
 const TYPES: [(u64, RequestKind, &str); 5] = [
     (1, RequestKind::Attach, "ATTACH"),
@@ -90,17 +92,17 @@ impl Traced {
     }
 
     /// Compares with what the device counted since it was made.
-    pub(super) fn against(&self, device: &Counters) -> Vec<Check> {
+    pub(super) fn against(&self, device: &Counters, bytes: Bytes) -> Vec<Check> {
         let mut checks = vec![
             Check::equal(
                 "bytes mapped: the guest's iommu:map events, the device's MAPs",
                 self.mapped_bytes,
-                device.mapped_bytes,
+                bytes.mapped,
             ),
             Check::equal(
                 "bytes unmapped: the guest's iommu:unmap events, the device's UNMAPs",
                 self.unmapped_bytes,
-                device.unmapped_bytes,
+                bytes.unmapped,
             ),
         ];
         for (number, kind, name) in TYPES {
@@ -127,24 +129,25 @@ mod tests {
                         viommu_request type:          3  hitcount:          3\n\
                         viommu_request type:          4  hitcount:          1\n";
 
+    const BYTES: Bytes = Bytes { mapped: 12288, unmapped: 4096 };
+
     fn device() -> Counters {
-        let requests = [0, 0, 3, 1, 0];
-        Counters { requests, mapped_bytes: 12288, unmapped_bytes: 4096, ..Counters::default() }
+        Counters { requests: [0, 0, 3, 1, 0], ..Counters::default() }
     }
 
     #[test]
     fn equal_accounts_agree_and_others_do_not() {
         let traced = Traced::parse(TEXT).unwrap();
         assert_eq!((traced.maps, traced.unmaps), (3, 1));
-        assert!(traced.against(&device()).iter().all(|check| check.ok), "{traced:?}");
-        let other = Counters { unmapped_bytes: 8192, ..device() };
-        let failed: Vec<_> = traced.against(&other).into_iter().filter(|check| !check.ok).collect();
+        assert!(traced.against(&device(), BYTES).iter().all(|check| check.ok), "{traced:?}");
+        let other = Bytes { unmapped: 8192, ..BYTES };
+        let failed: Vec<_> = traced.against(&device(), other).into_iter().filter(|check| !check.ok).collect();
         assert_eq!(failed.len(), 1);
         assert_eq!(failed[0].detail, "guest 4096, device 8192");
         let more = Counters { requests: [1, 0, 4, 1, 0], ..device() };
-        assert_eq!(traced.against(&more).iter().filter(|check| !check.ok).count(), 2);
+        assert_eq!(traced.against(&more, BYTES).iter().filter(|check| !check.ok).count(), 2);
         let strange = Traced { requests: BTreeMap::from([(9, 1)]), ..Traced::default() };
-        assert!(strange.against(&Counters::default()).iter().any(|check| !check.ok));
+        assert!(strange.against(&Counters::default(), Bytes::default()).iter().any(|check| !check.ok));
     }
 
     #[test]

@@ -8,7 +8,6 @@ use std::{
 };
 
 use serde::Serialize;
-use virtio_iommu::Counters;
 
 use super::{
     audit::{Check, Traced},
@@ -195,7 +194,7 @@ impl Alive {
         }
         let (traced, device) = self.accounts()?;
         if let (true, Some(device)) = (self.kind.has_iommu(), device) {
-            self.record.checks.extend(traced.against(&device));
+            self.record.checks.extend(traced.against(&device.iommu, device.bytes));
         }
         self.record.traced = Some(traced);
         self.vm.ask("trace_off", AT_ONCE)?;
@@ -203,18 +202,18 @@ impl Alive {
     }
 
     /// Both accounts, at a moment when nothing moves.
-    fn accounts(&mut self) -> Result<(Traced, Option<Counters>), VmError> {
+    fn accounts(&mut self) -> Result<(Traced, Option<Snapshot>), VmError> {
         let mut before = self.traced()?;
         for _ in 0..AUDIT_TRIES {
             thread::sleep(AUDIT_PAUSE);
-            let device = self.vm.snapshot().map(|snapshot| snapshot.iommu);
+            let device = self.vm.snapshot();
             let after = self.traced()?;
             if after == before {
                 return Ok((after, device));
             }
             before = after;
         }
-        let device = self.vm.snapshot().map(|snapshot| snapshot.iommu);
+        let device = self.vm.snapshot();
         let name = "the guest's tracepoints come to rest";
         self.record.checks.push(Check::that(name, false, format!("{before:?}")));
         Ok((before, device))
@@ -270,8 +269,8 @@ fn healthy(snapshot: &Snapshot) -> Vec<Check> {
     let garbled: u64 = iommu.garbled.iter().sum();
     let lost: u64 = snapshot.nics.iter().map(|nic| nic.malformed + nic.dma_faults).sum();
     let none = |name: &str, n: u64| Check::that(name, n == 0, n.to_string());
-    let left = format!("{} bytes mapped, {} unmapped", iommu.mapped_bytes, iommu.unmapped_bytes);
-    let balanced = (iommu.mapped, iommu.mapped_bytes) == (iommu.unmapped, iommu.unmapped_bytes);
+    let left = format!("{} bytes mapped, {} unmapped", snapshot.bytes.mapped, snapshot.bytes.unmapped);
+    let balanced = iommu.mapped == iommu.unmapped && snapshot.bytes.mapped == snapshot.bytes.unmapped;
     vec![
         Check::that("nothing is left mapped when the drivers have left the cards", balanced, left),
         none("faults", iommu.faults.faults()),

@@ -204,7 +204,12 @@ impl Boot<'_> {
         let failed = |path: PathBuf| move |source| VmError::Io { path, source };
         let initramfs = place.join("initramfs.cpio");
         self.write_root(&initramfs).map_err(failed(initramfs.clone()))?;
-        let options = PlatformOptions { service: kind.service, iommu: kind.has_iommu(), disk_mib: None };
+        let options = PlatformOptions {
+            service: kind.service,
+            iommu: kind.has_iommu(),
+            disk_mib: None,
+            disk_intx: false,
+        };
         let platform =
             kind.ours().then(|| Platform::start(place, &options, Box::new(FaultLog::default()))).transpose();
         let platform = platform.map_err(|error| VmError::Serve(error.to_string()))?;

@@ -19,6 +19,7 @@ pub(crate) mod platform;
 pub(crate) mod qemu;
 mod statistics;
 pub(crate) mod viot;
+pub(crate) mod volume;
 
 use address::Unit;
 use faults::FaultLog;
@@ -50,6 +51,9 @@ pub(crate) struct ServeArgs {
     /// Size of the disk (in memory, empty at the start) in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub(crate) disk: u32,
+    /// The disk has no MSI-X: QEMU 11.1 aborts when a vfio-user device that has it is unplugged (device_del)
+    #[arg(long)]
+    pub(crate) disk_intx: bool,
     /// How often statistics are shown
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration::parse_interval)]
     pub(crate) interval: Duration,
@@ -90,7 +94,12 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     let interrupt = Interrupt::install_saying("Ending: devices are reset.").map_err(Failure::failed)?;
-    let options = PlatformOptions { service: args.doorbell.mode(), iommu: true, disk_mib: Some(args.disk) };
+    let options = PlatformOptions {
+        service: args.doorbell.mode(),
+        iommu: true,
+        disk_mib: Some(args.disk),
+        disk_intx: args.disk_intx,
+    };
     let platform = Platform::start(&folder, &options, Box::new(FaultLog::default()))
         .map_err(|error| Failure::failed(error).with_remedy("choose another folder with --socket-dir"))?;
     let say = |text: &str| {

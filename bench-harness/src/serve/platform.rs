@@ -18,7 +18,10 @@ use virtio_iommu::{
 };
 use virtio_transport::{ServiceMode, VirtioDevice};
 
-use super::address::Unit;
+use super::{
+    address::Unit,
+    volume::{Bytes, Volume},
+};
 
 /// Guest-physical addresses a device can be lent memory at: below 1 TiB.
 const SPACE_BYTES: u64 = 1 << 40;
@@ -32,6 +35,8 @@ pub(crate) struct PlatformOptions {
     pub(crate) iommu: bool,
     /// Size of the disk in MiB, if there shall be one.
     pub(crate) disk_mib: Option<u32>,
+    /// Whether the disk has INTx alone, so that QEMU survives its being unplugged.
+    pub(crate) disk_intx: bool,
 }
 
 impl PlatformOptions {
@@ -67,6 +72,7 @@ pub(crate) struct Platform {
     // Servers go first: they reset the devices.
     servers: Vec<(Unit, Server)>,
     iommu: Option<Arc<Device>>,
+    volume: Volume,
     nics: [Arc<dyn Card>; 2],
     disk: Option<Arc<VirtioBlk<EndpointPort>>>,
 }
@@ -76,6 +82,7 @@ pub(crate) struct Platform {
 pub(crate) struct Snapshot {
     pub(crate) iommu: Counters,
     pub(crate) domains: usize,
+    pub(crate) bytes: Bytes,
     pub(crate) nics: [NicCounters; 2],
     pub(crate) disk: BlkCounters,
     pub(crate) servers: Vec<(Unit, ServerCounters)>,
@@ -99,6 +106,10 @@ impl Platform {
         }
         let spaces: Spaces = spaces.try_into().map_err(|_| "a unit without an address space")?;
         let iommu = options.iommu.then(|| iommu(options, &spaces, listener)).transpose()?;
+        let volume = Volume::default();
+        if let Some(iommu) = &iommu {
+            iommu.set_observers(|_| Box::new(volume.clone()));
+        }
         let nics = match &iommu {
             Some(iommu) => cards(options.service, |unit| port(iommu, &spaces, unit))?,
             None => cards(options.service, |unit| {
@@ -122,10 +133,15 @@ impl Platform {
                 Unit::Disk => disk.clone().map(|device| device as _),
             };
             let Some(device) = device else { continue };
-            let device = Arc::new(PciDevice::new(device, spaces[unit as usize].clone()));
+            let space = spaces[unit as usize].clone();
+            let device = match unit {
+                Unit::Disk if options.disk_intx => PciDevice::without_msix(device, space),
+                _ => PciDevice::new(device, space),
+            };
+            let device = Arc::new(device);
             servers.push((unit, Server::start(&socket(folder, unit), device, ServerOptions::default())?));
         }
-        Ok(Self { servers, iommu, nics, disk })
+        Ok(Self { servers, iommu, volume, nics, disk })
     }
 
     /// What has been counted.
@@ -133,6 +149,7 @@ impl Platform {
         Snapshot {
             iommu: self.iommu.as_ref().map(|iommu| iommu.counters()).unwrap_or_default(),
             domains: self.iommu.as_ref().map_or(0, |iommu| iommu.domains()),
+            bytes: self.volume.bytes(),
             nics: self.nics.each_ref().map(|nic| nic.counted()),
             disk: self.disk.as_ref().map(|disk| disk.counters()).unwrap_or_default(),
             servers: self.servers.iter().map(|(unit, server)| (*unit, server.counters())).collect(),

@@ -90,6 +90,7 @@ pub(super) fn object(now: &Snapshot, elapsed: Duration, last: bool) -> Value {
         "final": last,
         "iommu": now.iommu,
         "domains": now.domains,
+        "bytes": now.bytes,
         "nic0": nic(0),
         "nic1": nic(1),
         "disk": {

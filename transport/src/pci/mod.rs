@@ -80,6 +80,14 @@ impl PciTransport {
         }
     }
 
+    /// The same function with INTx alone: its configuration space has no MSI-X capability. For monitors that cannot
+    /// have a device with MSI-X unplugged.
+    #[must_use]
+    pub fn without_msix(self) -> Self {
+        self.space().hide_msix();
+        self
+    }
+
     /// The device behind the function.
     pub fn device(&self) -> &Arc<dyn VirtioDevice> {
         self.front.device()

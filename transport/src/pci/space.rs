@@ -47,6 +47,13 @@ impl Space {
         space
     }
 
+    /// Takes MSI-X, the last of the list, out of the list of capabilities, for good.
+    pub(super) fn hide_msix(&mut self) {
+        self.put(config::CFG_CAP + 1, [0]);
+        self.allow(config::MSIX_CONTROL, [0; 2]);
+        self.initial = self.bytes;
+    }
+
     fn put<const N: usize>(&mut self, at: usize, value: [u8; N]) {
         self.bytes[at..at + N].copy_from_slice(&value);
     }

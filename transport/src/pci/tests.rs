@@ -146,6 +146,23 @@ fn header_and_capabilities() {
     assert_eq!(rig.u16(config::MSIX_CONTROL) & 0x7ff, 2, "three vectors: two queues, configuration");
 }
 
+/// A function that was made without has no such capability, and nothing switches it on.
+#[test]
+fn msix_can_be_left_out() {
+    let Rig { function, device, wires } = rig(VectorOwner::Monitor);
+    let rig = Rig { function: function.without_msix(), device, wires };
+    let mut at = usize::from(rig.config::<1>(config::CAPABILITIES)[0]);
+    while at != 0 {
+        let [id, next] = rig.config::<2>(at);
+        assert_eq!(id, 9, "virtio's own, never MSI-X");
+        at = usize::from(next);
+    }
+    rig.enable_msix(false);
+    rig.start();
+    rig.interrupt().queue(0);
+    assert_eq!(rig.wires.take(), [Signal::Line(true)]);
+}
+
 #[test]
 fn bars_tell_their_size() {
     let rig = rig(VectorOwner::Function);

@@ -63,10 +63,6 @@ pub struct Counters {
     pub mapped: u64,
     /// Mappings removed by UNMAP.
     pub unmapped: u64,
-    /// Bytes of the mappings created by MAP.
-    pub mapped_bytes: u64,
-    /// Bytes of the mappings removed by UNMAP.
-    pub unmapped_bytes: u64,
     /// Mappings now, plus credits workers hold unused.
     pub mappings_reserved: u64,
     /// Faults of endpoints.
@@ -91,8 +87,6 @@ impl Counters {
         self.grace_stuck += queue.grace_stuck;
         self.mapped += queue.mapped;
         self.unmapped += queue.unmapped;
-        self.mapped_bytes = self.mapped_bytes.wrapping_add(queue.mapped_bytes);
-        self.unmapped_bytes = self.unmapped_bytes.wrapping_add(queue.unmapped_bytes);
     }
 
     /// Requests of one kind.
@@ -124,19 +118,11 @@ pub(crate) struct LiveCounters {
     grace_stuck: AtomicU64,
     mapped: AtomicU64,
     unmapped: AtomicU64,
-    mapped_bytes: AtomicU64,
-    unmapped_bytes: AtomicU64,
 }
 
 #[inline]
 fn bump(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
-}
-
-/// For sums that a guest can drive past the end: of the sizes of mappings that each cover half of all addresses.
-#[inline]
-fn wrapping_bump(counter: &AtomicU64, n: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
 impl LiveCounters {
@@ -158,15 +144,13 @@ impl LiveCounters {
     }
 
     #[inline]
-    pub(super) fn mapped(&self, bytes: u64) {
+    pub(super) fn mapped(&self) {
         bump(&self.mapped, 1);
-        wrapping_bump(&self.mapped_bytes, bytes);
     }
 
     #[inline]
-    pub(super) fn unmapped(&self, mappings: u64, bytes: u64) {
+    pub(super) fn unmapped(&self, mappings: u64) {
         bump(&self.unmapped, mappings);
-        wrapping_bump(&self.unmapped_bytes, bytes);
     }
 
     pub(super) fn batch(&self) {
@@ -204,8 +188,6 @@ impl LiveCounters {
             grace_stuck: get(&self.grace_stuck),
             mapped: get(&self.mapped),
             unmapped: get(&self.unmapped),
-            mapped_bytes: get(&self.mapped_bytes),
-            unmapped_bytes: get(&self.unmapped_bytes),
             ..Counters::default()
         }
     }

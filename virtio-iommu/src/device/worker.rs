@@ -20,7 +20,7 @@ use crate::{
     queue::{Chain, Queue, QueueError},
     request::{ChainErrorKind, Decoded, Offer, Readable, Request, RequestError, decode, status},
     sync::Ordering,
-    table::MappingTable,
+    table::{MappingTable, Removed},
 };
 
 /// Requests copied out of guest memory before the first of them is performed: long enough for the table entries they
@@ -396,8 +396,12 @@ impl RequestWorker {
             }
         };
         match result {
-            // A range that a table took does not wrap; one of all addresses is as long as zero.
-            Ok(()) => counters.mapped((map.virt_end - map.virt_start).wrapping_add(1)),
+            Ok(()) => {
+                counters.mapped();
+                if self.follows {
+                    self.tell_mapped(map);
+                }
+            }
             Err(_) => self.credits.refund(1, &core.pool),
         }
         if let Err(RequestError::Backend(_)) = result {
@@ -425,10 +429,10 @@ impl RequestWorker {
         let removed = removed?;
         if removed.mappings != 0 {
             self.credits.refund(removed.mappings, &core.pool);
-            counters.unmapped(removed.mappings, removed.bytes);
+            counters.unmapped(removed.mappings);
             self.note_removal(true);
             if self.follows {
-                self.tell_unmapped(unmap);
+                self.tell_unmapped(unmap, removed);
             }
         }
         Ok(done?)
@@ -436,9 +440,20 @@ impl RequestWorker {
 
     #[cold]
     #[inline(never)]
-    fn tell_unmapped(&mut self, unmap: &request::Unmap) {
+    fn tell_mapped(&mut self, map: &request::Map) {
+        if let Some(range) = IovaRange::new(map.virt_start, map.virt_end) {
+            self.observe(|observer| observer.mapped(DomainId(map.domain), range));
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn tell_unmapped(&mut self, unmap: &request::Unmap, removed: Removed) {
         if let Some(range) = IovaRange::new(unmap.virt_start, unmap.virt_end) {
-            self.observe(|observer| observer.unmapped(DomainId(unmap.domain), range));
+            self.observe(|observer| {
+                observer.unmapped(DomainId(unmap.domain), range);
+                observer.removed(removed);
+            });
         }
     }
 

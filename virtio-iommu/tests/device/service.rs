@@ -14,6 +14,7 @@ use virtio_iommu::{
     dma::{Access, DmaMemory},
     epoch::Patience,
     spec::{DomainId, EndpointId, IovaRange, Status, request as wire},
+    table::Removed,
 };
 use virtio_transport::{ServiceMode, VirtioDevice};
 
@@ -112,8 +113,14 @@ impl ServiceObserver for Follower {
     fn follows_translations(&self) -> bool {
         true
     }
+    fn mapped(&mut self, domain: DomainId, range: IovaRange) {
+        self.0.push(format!("{} maps {:#x} {:#x}", domain.0, range.start(), range.end()));
+    }
     fn unmapped(&mut self, domain: DomainId, range: IovaRange) {
         self.0.push(format!("{} {:#x} {:#x}", domain.0, range.start(), range.end()));
+    }
+    fn removed(&mut self, removed: Removed) {
+        self.0.push(format!("removed {} of {:#x}", removed.mappings, removed.bytes));
     }
     fn attached(&mut self, endpoint: EndpointId, domain: Option<DomainId>) {
         self.0.push(format!("{} in {:?}", endpoint.0, domain.map(|domain| domain.0)));
@@ -121,7 +128,7 @@ impl ServiceObserver for Follower {
 }
 
 #[test]
-fn an_observer_that_asks_is_told_of_translations_that_cease_to_hold() {
+fn an_observer_that_asks_is_told_of_translations() {
     let mut rig = Rig::idle(options());
     let log = Log::default();
     rig.device.set_observers(|_| Box::new(Follower(log.clone())));
@@ -129,7 +136,9 @@ fn an_observer_that_asks_is_told_of_translations_that_cease_to_hold() {
     rig.activate(rig.device.features());
     assert_eq!(rig.attach(1, 8), Status::Ok);
     assert_eq!(rig.map(1, 0x1000, 0x1fff, 0x5000), Status::Ok);
-    assert_eq!(log.take(), ["8 in Some(1)"]);
+    assert_eq!(rig.map(1, 0x4000, 0x6fff, 0x5000), Status::Ok);
+    assert_ne!(rig.map(1, 0x4000, 0x4fff, 0x5000), Status::Ok);
+    assert_eq!(log.take(), ["8 in Some(1)", "1 maps 0x1000 0x1fff", "1 maps 0x4000 0x6fff"]);
     // Nothing is mapped there, so nothing ceases to hold; nor does a refused request change anything.
     assert_eq!(rig.unmap(1, 0x8000, 0x8fff), Status::Ok);
     assert_ne!(rig.unmap(2, 0x1000, 0x1fff), Status::Ok);
@@ -137,7 +146,7 @@ fn an_observer_that_asks_is_told_of_translations_that_cease_to_hold() {
     assert_eq!(log.take(), Vec::<String>::new());
     assert_eq!(rig.unmap(1, 0x0, 0xffff), Status::Ok);
     assert_eq!(rig.detach(1, 8), Status::Ok);
-    assert_eq!(log.take(), ["1 0x0 0xffff", "8 in None"]);
+    assert_eq!(log.take(), ["1 0x0 0xffff", "removed 2 of 0x4000", "8 in None"]);
 }
 
 #[test]
