@@ -15,28 +15,41 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRe
 
 use crate::{
     container::{Container, ContainerError, Limits},
-    shadow::{Rights, Shadow, ShadowError},
+    shadow::{Kernel, Merge, Rights, Shadow, ShadowError},
     sysfs::PciDevice,
 };
 
 const RW: Rights = Rights { read: true, write: true };
 
+/// How what the guest unmaps reaches the kernel. A MAP is always one call: the kernel cannot take away part of a mapping, so
+/// two that were made by one call could not be unmapped one by one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Forward {
+    /// Each UNMAP at once, with a call of its own.
+    #[default]
+    Request,
+    /// The UNMAPs of a batch together before it is answered: mappings that touch with one call.
+    Coalesced,
+    /// As [`Coalesced`](Self::Coalesced), everything between two mappings that stay with one call.
+    Batched,
+}
+
 /// Hears of every call into the kernel, with a clock of its own.
 pub trait Observer: Send + Sync {
     /// Now, in nanoseconds since some origin.
     fn now_ns(&self) -> u64;
-    /// A mapping was made.
+    /// A call made a mapping.
     fn mapped(&self, took_ns: u64);
-    /// Mappings were taken away.
+    /// A call took mappings away.
     fn unmapped(&self, took_ns: u64);
 }
 
-/// What was done, in all. Replays at ATTACH included.
+/// What the kernel did, in all. Replays at ATTACH included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Mappings made.
+    /// Calls that made a mapping.
     pub maps: u64,
-    /// Requests to unmap that took something away.
+    /// Calls that took mappings away.
     pub unmaps: u64,
     /// Bytes mapped.
     pub bytes_mapped: u64,
@@ -58,7 +71,48 @@ pub struct Endpoint {
     container: Arc<Container>,
     memory: Arc<GuestMemoryMmap>,
     observer: Option<Arc<dyn Observer>>,
+    forward: Forward,
     counts: LiveCounts,
+}
+
+/// The kernel, its calls counted and timed.
+struct Counted<'a>(&'a Endpoint);
+
+impl Counted<'_> {
+    /// Makes a call; when it succeeds, tells how long it took.
+    fn call<T>(
+        &self,
+        call: impl FnOnce(&Container) -> Result<T, i32>,
+        tell: impl FnOnce(&dyn Observer, u64),
+    ) -> Result<T, i32> {
+        let observer = self.0.observer.as_deref();
+        let start_ns = observer.map_or(0, |observer| observer.now_ns());
+        let done = call(&self.0.container)?;
+        if let Some(observer) = observer {
+            tell(observer, observer.now_ns().saturating_sub(start_ns));
+        }
+        Ok(done)
+    }
+}
+
+impl Kernel for Counted<'_> {
+    fn map(&self, iova: u64, len: u64, host: u64, rights: Rights) -> Result<(), i32> {
+        self.call(
+            |container| container.map(iova, len, host, rights),
+            |observer, took_ns| observer.mapped(took_ns),
+        )?;
+        self.0.counts.maps.fetch_add(1, Ordering::Relaxed);
+        self.0.counts.bytes_mapped.fetch_add(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn unmap(&self, iova: u64, len: u64) -> Result<u64, i32> {
+        let bytes = self
+            .call(|container| container.unmap(iova, len), |observer, took_ns| observer.unmapped(took_ns))?;
+        self.0.counts.unmaps.fetch_add(1, Ordering::Relaxed);
+        self.0.counts.bytes_unmapped.fetch_add(bytes, Ordering::Relaxed);
+        Ok(bytes)
+    }
 }
 
 impl Endpoint {
@@ -68,7 +122,21 @@ impl Endpoint {
         memory: Arc<GuestMemoryMmap>,
         observer: Option<Arc<dyn Observer>>,
     ) -> Self {
-        Self { shadow: Mutex::default(), container, memory, observer, counts: LiveCounts::default() }
+        Self {
+            shadow: Mutex::default(),
+            container,
+            memory,
+            observer,
+            forward: Forward::default(),
+            counts: LiveCounts::default(),
+        }
+    }
+
+    /// Forwards UNMAPs otherwise than one by one.
+    #[must_use]
+    pub fn forwarding(mut self, forward: Forward) -> Self {
+        self.forward = forward;
+        self
     }
 
     /// What was done so far.
@@ -126,37 +194,17 @@ impl Endpoint {
         host: u64,
         rights: Rights,
     ) -> Result<(), BackendError> {
-        let start_ns = self.observer.as_ref().map(|observer| observer.now_ns());
-        shadow.map(&*self.container, iova, len, host, rights).map_err(|error| self.refused(&error))?;
-        if let (Some(observer), Some(start_ns)) = (&self.observer, start_ns) {
-            observer.mapped(observer.now_ns().saturating_sub(start_ns));
-        }
-        self.counts.maps.fetch_add(1, Ordering::Relaxed);
-        self.counts.bytes_mapped.fetch_add(len, Ordering::Relaxed);
-        Ok(())
+        shadow.map(&Counted(self), iova, len, host, rights).map_err(|error| self.refused(&error))
     }
 
     fn remove(&self, shadow: &mut Shadow, range: IovaRange) -> Result<(), BackendError> {
         // The shadow's lengths are 64 bits: the whole address space has one byte more, which nothing is mapped at.
         let len = (range.end() - range.start()).saturating_add(1);
-        let start_ns = self.observer.as_ref().map(|observer| observer.now_ns());
-        let bytes =
-            shadow.unmap(&*self.container, range.start(), len).map_err(|error| self.refused(&error))?;
-        if bytes > 0 {
-            if let (Some(observer), Some(start_ns)) = (&self.observer, start_ns) {
-                observer.unmapped(observer.now_ns().saturating_sub(start_ns));
-            }
-            self.counts.unmaps.fetch_add(1, Ordering::Relaxed);
-            self.counts.bytes_unmapped.fetch_add(bytes, Ordering::Relaxed);
-        }
-        Ok(())
+        shadow.unmap(&Counted(self), range.start(), len).map(|_| ()).map_err(|error| self.refused(&error))
     }
 
     fn clear(&self, shadow: &mut Shadow) -> Result<(), BackendError> {
-        let bytes = shadow.live_bytes();
-        shadow.clear(&*self.container).map_err(|error| self.refused(&error))?;
-        self.counts.bytes_unmapped.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
+        shadow.clear(&Counted(self)).map_err(|error| self.refused(&error))
     }
 
     /// Where guest-physical address `gpa` is in this process, and how many bytes follow it there.
@@ -170,18 +218,8 @@ impl Endpoint {
     fn refused(&self, error: &ShadowError) -> BackendError {
         let address = self.container.address();
         match error {
-            ShadowError::Map { errno: libc::ENOSPC, .. } => {
-                tracing::warn!(
-                    address, %error,
-                    "the container has as many mappings as VFIO allows: raise vfio_iommu_type1.dma_entry_limit"
-                );
-                BackendError::NoMemory
-            }
-            ShadowError::Map { errno: libc::ENOMEM, .. } => {
-                tracing::warn!(
-                    address, %error,
-                    "locked memory is used up: raise RLIMIT_MEMLOCK (`ulimit -l`), or let the guest map less"
-                );
+            ShadowError::Map { errno, .. } if let Some(remedy) = no_room(*errno) => {
+                tracing::warn!(address, %error, "{remedy}");
                 BackendError::NoMemory
             }
             ShadowError::Map { errno, .. } | ShadowError::Unmap { errno, .. } => {
@@ -193,6 +231,20 @@ impl Endpoint {
                 BackendError::Refused { errno: libc::EINVAL }
             }
         }
+    }
+}
+
+/// What to do about a limit of the host's; `None` when the error is none.
+const fn no_room(errno: i32) -> Option<&'static str> {
+    match errno {
+        libc::ENOSPC => Some(
+            "the container has as many mappings as VFIO allows: raise vfio_iommu_type1.dma_entry_limit, or let the guest \
+             map larger pieces",
+        ),
+        libc::ENOMEM => Some(
+            "memory that may be locked is used up: raise RLIMIT_MEMLOCK (`ulimit -l`), or let the guest map less",
+        ),
+        _ => None,
     }
 }
 
@@ -231,7 +283,21 @@ impl Backend for Endpoint {
     }
 
     fn unmap(&self, range: IovaRange) -> Result<(), BackendError> {
-        self.remove(&mut self.shadow(), range)
+        let mut shadow = self.shadow();
+        if self.forward == Forward::Request {
+            return self.remove(&mut shadow, range);
+        }
+        let len = (range.end() - range.start()).saturating_add(1);
+        shadow.put_off(range.start(), len).map(|_| ()).map_err(|error| self.refused(&error))
+    }
+
+    fn flush(&self) -> Result<(), BackendError> {
+        let merge = match self.forward {
+            Forward::Request => return Ok(()),
+            Forward::Coalesced => Merge::Touching,
+            Forward::Batched => Merge::Runs,
+        };
+        self.shadow().flush(&Counted(self), merge).map_err(|error| self.refused(&error))
     }
 }
 
@@ -279,6 +345,13 @@ fn input_range(limits: &Limits) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_of_the_host_are_explained() {
+        assert!(no_room(libc::ENOSPC).unwrap().contains("dma_entry_limit"));
+        assert!(no_room(libc::ENOMEM).unwrap().contains("RLIMIT_MEMLOCK"));
+        assert_eq!(no_room(libc::EEXIST), None);
+    }
 
     #[test]
     fn the_input_range_spans_the_holes() {

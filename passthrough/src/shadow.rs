@@ -94,6 +94,24 @@ struct Entry {
     live: bool,
 }
 
+/// What a request took from the guest.
+struct Retired {
+    /// First address of the first mapping, and bytes from there to the end of the last.
+    first: u64,
+    span: u64,
+    /// Bytes that were the guest's.
+    bytes: u64,
+}
+
+/// What a single call may take away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Merge {
+    /// Mappings that touch.
+    Touching,
+    /// All between two that stay.
+    Runs,
+}
+
 /// The shadow of one container.
 #[derive(Debug, Default)]
 pub(crate) struct Shadow {
@@ -152,6 +170,13 @@ impl Shadow {
     /// When a mapping crosses an end of the range (nothing is done then), or the kernel fails: the guest has lost the
     /// mappings all the same, and they are stale.
     pub(crate) fn unmap(&mut self, kernel: &impl Kernel, iova: u64, len: u64) -> Result<u64, ShadowError> {
+        let Some(Retired { first, span, bytes }) = self.retire(iova, len)? else { return Ok(0) };
+        self.drop_range(kernel, first, span)?;
+        Ok(bytes)
+    }
+
+    /// Makes everything in a range stale.
+    fn retire(&mut self, iova: u64, len: u64) -> Result<Option<Retired>, ShadowError> {
         let last = last(iova, len)?;
         let found: Vec<u64> = self.within(iova, last).collect();
         for &start in &found {
@@ -160,7 +185,7 @@ impl Shadow {
                 return Err(ShadowError::Split { iova, len, mapping: start });
             }
         }
-        let (Some(&first), Some(&final_start)) = (found.first(), found.last()) else { return Ok(0) };
+        let (Some(&first), Some(&final_start)) = (found.first(), found.last()) else { return Ok(None) };
         let mut bytes = 0;
         for start in &found {
             if let Some(entry) = self.entries.get_mut(start)
@@ -172,8 +197,39 @@ impl Shadow {
         self.live_bytes -= bytes;
         // From the first mapping to the last: the guest may name a range as large as the address space.
         let span = final_start + (self.entries[&final_start].len - 1) - first + 1;
-        self.drop_range(kernel, first, span)?;
-        Ok(bytes)
+        Ok(Some(Retired { first, span, bytes }))
+    }
+
+    /// Takes mappings from the guest without asking the kernel: they are stale until [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// When a mapping crosses an end of the range; nothing is done then.
+    pub(crate) fn put_off(&mut self, iova: u64, len: u64) -> Result<u64, ShadowError> {
+        Ok(self.retire(iova, len)?.map_or(0, |retired| retired.bytes))
+    }
+
+    /// Asks the kernel to drop what is stale, in as few calls as `merge` allows.
+    ///
+    /// # Errors
+    /// When the kernel fails; what is left is stale.
+    pub(crate) fn flush(&mut self, kernel: &impl Kernel, merge: Merge) -> Result<(), ShadowError> {
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        let mut open = false;
+        for (&start, entry) in &self.entries {
+            let last = start + (entry.len - 1);
+            match runs.last_mut() {
+                _ if entry.live => {
+                    open = false;
+                    continue;
+                }
+                Some((_, end)) if open && (merge == Merge::Runs || *end + 1 == start) => *end = last,
+                _ => runs.push((start, last)),
+            }
+            open = true;
+        }
+        runs.into_iter()
+            .map(|(start, last)| self.drop_range(kernel, start, last - start + 1))
+            .fold(Ok(()), Result::and)
     }
 
     /// Unmaps everything there is.
@@ -255,6 +311,7 @@ mod tests {
     struct Fake {
         mapped: RefCell<BTreeMap<u64, (u64, u64, Rights)>>,
         fault: Cell<Option<Fault>>,
+        unmaps: Cell<u32>,
     }
 
     impl Kernel for Fake {
@@ -269,6 +326,7 @@ mod tests {
         }
 
         fn unmap(&self, iova: u64, len: u64) -> Result<u64, i32> {
+            self.unmaps.set(self.unmaps.get() + 1);
             let mut mapped = self.mapped.borrow_mut();
             let inside: Vec<u64> = mapped.range(iova..iova + len).map(|(start, _)| *start).collect();
             let fault = self.fault.take();
@@ -286,6 +344,8 @@ mod tests {
     enum Op {
         Map { page: u64, pages: u64, write: bool },
         Unmap { page: u64, pages: u64 },
+        PutOff { page: u64, pages: u64 },
+        Flush { merge: Merge },
         Clear,
     }
 
@@ -294,6 +354,8 @@ mod tests {
             4 => (0..24_u64, 1..4_u64, any::<bool>())
                 .prop_map(|(page, pages, write)| Op::Map { page, pages, write }),
             4 => (0..24_u64, 1..16_u64).prop_map(|(page, pages)| Op::Unmap { page, pages }),
+            2 => (0..24_u64, 1..16_u64).prop_map(|(page, pages)| Op::PutOff { page, pages }),
+            2 => prop_oneof![Just(Merge::Touching), Just(Merge::Runs)].prop_map(|merge| Op::Flush { merge }),
             1 => Just(Op::Clear),
         ];
         let fault = prop_oneof![
@@ -353,6 +415,17 @@ mod tests {
                             _ => believed.retain(|start, _| !(iova..iova + len).contains(start)),
                         }
                     }
+                    Op::PutOff { page, pages } => {
+                        let (iova, len) = (page << 12, pages << 12);
+                        if shadow.put_off(iova, len).is_ok() {
+                            believed.retain(|start, _| !(iova..iova + len).contains(start));
+                        }
+                    }
+                    Op::Flush { merge } => {
+                        let done = shadow.flush(&kernel, merge);
+                        prop_assert_eq!(done.is_ok(), shadow.stale() == 0);
+                        prop_assert!(done.is_ok() || fault.is_some());
+                    }
                     Op::Clear => {
                         let _ = shadow.clear(&kernel);
                         believed.clear();
@@ -381,6 +454,34 @@ mod tests {
         assert!(shadow.map(&kernel, 0x1000, 0x1000, 0, RW).is_err());
         assert_eq!(shadow.map(&kernel, 0x1000, 0x1000, 0, RW), Ok(()));
         assert_eq!((shadow.live(), shadow.stale()), (1, 0));
+    }
+
+    #[test]
+    fn what_is_put_off_takes_as_few_calls_as_it_may() {
+        // Pages 0, 1, 3 and 5 go, 4 stays: 0 and 1 touch, 3 lies in the same run, 5 behind the one that stays.
+        for (merge, calls) in [(Merge::Touching, 3), (Merge::Runs, 2)] {
+            let (mut shadow, kernel) = (Shadow::default(), Fake::default());
+            for page in [0, 1, 3, 4, 5] {
+                shadow.map(&kernel, page << 12, 0x1000, (page << 12) + 7, RW).unwrap();
+            }
+            for page in [0, 1, 3, 5] {
+                assert_eq!(shadow.put_off(page << 12, 0x1000), Ok(0x1000));
+            }
+            assert_eq!((shadow.live(), shadow.stale(), kernel.unmaps.get()), (1, 4, 0));
+            assert_eq!(shadow.flush(&kernel, merge), Ok(()));
+            assert_eq!((shadow.live(), shadow.stale(), kernel.unmaps.get()), (1, 0, calls));
+            assert_eq!(kernel.mapped.borrow().keys().copied().collect::<Vec<_>>(), [4 << 12]);
+        }
+    }
+
+    #[test]
+    fn mapping_over_what_is_put_off_takes_it_away_first() {
+        let (mut shadow, kernel) = (Shadow::default(), Fake::default());
+        shadow.map(&kernel, 0x1000, 0x1000, 7, RW).unwrap();
+        shadow.put_off(0x1000, 0x1000).unwrap();
+        shadow.map(&kernel, 0x1000, 0x1000, 9, RW).unwrap();
+        assert_eq!((shadow.live(), shadow.stale(), kernel.unmaps.get()), (1, 0, 1));
+        assert_eq!(kernel.mapped.borrow()[&0x1000].1, 9);
     }
 
     #[test]

@@ -41,11 +41,21 @@ pub trait Backend: Send + Sync {
     /// When the host cannot; nothing of it is mapped then.
     fn map(&self, mapping: &Mapping) -> Result<(), BackendError>;
 
-    /// Takes away all mappings in `range`; none crosses its ends. When it returns, no access under them still runs.
+    /// Takes away all mappings in `range`; none crosses its ends. When it returns, no access under them still runs, unless
+    /// it is put off until [`flush`](Self::flush).
     ///
     /// # Errors
     /// When something cannot be taken away.
     fn unmap(&self, range: IovaRange) -> Result<(), BackendError>;
+
+    /// Does what [`unmap`](Self::unmap) has put off. Called at the end of each batch of requests with an UNMAP, before
+    /// any of them is answered.
+    ///
+    /// # Errors
+    /// When something cannot be taken away: all requests of the batch that removed something are answered DEVERR.
+    fn flush(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
 }
 
 /// The host cannot do to a real device's page tables what the guest asks.
@@ -127,6 +137,11 @@ impl Locked<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Does what is put off, wherever it can; the first failure is reported.
+    pub(crate) fn flush(&self) -> Result<(), BackendError> {
+        self.0.iter().map(|backend| backend.flush()).fold(Ok(()), Result::and)
     }
 
     /// Unmaps wherever it can; the first failure is reported.

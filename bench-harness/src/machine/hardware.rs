@@ -15,7 +15,7 @@ use std::{
 use iommu_passthrough::{
     Address, Container, Endpoint, PciDevice, VfioFunction,
     bind::{self, BindError, Bound, Plan},
-    endpoint::{Observer, properties},
+    endpoint::{Forward, Observer, properties},
     sysfs::{SYSFS, VFIO_DRIVER},
 };
 use iommu_workloads::{
@@ -24,7 +24,7 @@ use iommu_workloads::{
     net::{NetDriver, NetSettings, Responder},
     pages::PageAllocator,
     pci::PciBus,
-    scenario::Device as Wanted,
+    scenario::{Device as Wanted, VfioForward},
 };
 use thiserror::Error;
 use virtio_iommu::{
@@ -54,14 +54,11 @@ const FAR_WATCHDOG: Duration = Duration::from_secs(10);
 pub(crate) enum HardwareError {
     /// Fewer than two cards.
     #[error(
-        "passthrough needs two virtio network cards (PCI 1af4:1041) wired to each other, and {found} can be had here{}",
-        if *bind { "" } else { "; give --bind to take cards that no driver or another driver has" }
+        "passthrough needs two virtio network cards (PCI 1af4:1041) wired to each other, and this machine has {found}"
     )]
     TooFew {
         /// How many there are.
         found: usize,
-        /// Whether they may be bound.
-        bind: bool,
     },
     /// Not a card that can be driven.
     #[error("PCI device {address} ({vendor:04x}:{device:04x}) is no virtio network card (1af4:1041)")]
@@ -164,11 +161,8 @@ impl Hardware {
     pub(crate) fn open(wanted: Option<&str>, may_bind: bool) -> Result<Self, HardwareError> {
         let other = |error: &dyn Error| HardwareError::Other(chain(error));
         recover()?;
-        let [near, far] = choose(wanted, may_bind)?;
-        let mut bound = Vec::new();
-        for card in [&near, &far] {
-            bound.push(take(card, may_bind)?);
-        }
+        let [near, far] = choose(wanted)?;
+        let bound = take_both([&near, &far], may_bind)?;
         let open = |card| Container::open(card).map(Arc::new).map_err(|error| other(&error));
         let (near_container, far_container) = (open(&near)?, open(&far)?);
         let properties = properties(&near, &near_container).map_err(|error| other(&error))?;
@@ -213,7 +207,8 @@ impl Hardware {
     ) -> Result<Plugged, Box<dyn Error>> {
         let observer =
             timing.map(|(clock, latencies)| VfioTimer::shared(clock, latencies) as Arc<dyn Observer>);
-        let endpoint = Arc::new(Endpoint::new(Arc::clone(&self.near), Arc::clone(memory), observer));
+        let endpoint = Endpoint::new(Arc::clone(&self.near), Arc::clone(memory), observer);
+        let endpoint = Arc::new(endpoint.forwarding(forward(case.params.vfio_forward)));
         let behind_iommu = iommu.is_some();
         match iommu {
             Some((device, id)) => {
@@ -227,6 +222,14 @@ impl Hardware {
     }
 }
 
+fn forward(wanted: VfioForward) -> Forward {
+    match wanted {
+        VfioForward::Request => Forward::Request,
+        VfioForward::Coalesced => Forward::Coalesced,
+        VfioForward::Batched => Forward::Batched,
+    }
+}
+
 pub(super) fn too_narrow(error: OptionsError) -> Box<dyn Error> {
     format!("the host's IOMMU cannot do what the virtio-iommu offers: {error}").into()
 }
@@ -235,17 +238,17 @@ fn registers(container: &Arc<Container>) -> Result<Arc<dyn Bus>, Box<dyn Error>>
     Ok(Arc::new(PciBus::new(VfioFunction::new(Arc::clone(container))?)?))
 }
 
-/// The card that is wanted, and another.
-fn choose(wanted: Option<&str>, may_bind: bool) -> Result<[PciDevice; 2], HardwareError> {
+/// The card that is wanted, and another; those that are bound already come first.
+fn choose(wanted: Option<&str>) -> Result<[PciDevice; 2], HardwareError> {
     let failed = |error: &dyn Error| HardwareError::Other(chain(error));
     let sysfs = Path::new(SYSFS);
     let mut cards = Vec::new();
     for device in PciDevice::all(sysfs).map_err(|error| failed(&error))? {
-        let ready = may_bind || device.driver().as_deref() == Some(VFIO_DRIVER);
-        if ready && device.id().map_err(|error| failed(&error))? == VIRTIO_NET {
+        if device.id().map_err(|error| failed(&error))? == VIRTIO_NET {
             cards.push(device);
         }
     }
+    cards.sort_by_key(|card| card.driver().as_deref() != Some(VFIO_DRIVER));
     let near = match wanted {
         Some(text) => {
             let address: Address = text.parse().map_err(|error| failed(&error))?;
@@ -259,9 +262,20 @@ fn choose(wanted: Option<&str>, may_bind: bool) -> Result<[PciDevice; 2], Hardwa
         None => cards.first().cloned(),
     };
     let found = cards.len();
-    let near = near.ok_or(HardwareError::TooFew { found, bind: may_bind })?;
+    let near = near.ok_or(HardwareError::TooFew { found })?;
     let far = cards.into_iter().find(|card| card.address() != near.address());
-    Ok([near, far.ok_or(HardwareError::TooFew { found, bind: may_bind })?])
+    Ok([near, far.ok_or(HardwareError::TooFew { found })?])
+}
+
+/// Binds both cards; what is to be done for both is said at once.
+fn take_both(cards: [&PciDevice; 2], may_bind: bool) -> Result<Vec<Bound>, HardwareError> {
+    match cards.map(|card| take(card, may_bind)) {
+        [
+            Err(HardwareError::Unbound { address, commands }),
+            Err(HardwareError::Unbound { commands: others, .. }),
+        ] => Err(HardwareError::Unbound { address, commands: format!("{commands}\n{others}") }),
+        both => both.into_iter().collect(),
+    }
 }
 
 /// Binds the card, if it is not bound and may be.

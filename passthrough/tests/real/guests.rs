@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use iommu_passthrough::endpoint::{Counts, properties};
+use iommu_passthrough::endpoint::{Counts, Forward, properties};
 use iommu_workloads::{
     Bus,
     iommu::{IommuDriver, IommuSettings},
@@ -22,7 +22,7 @@ use virtio_transport::{MmioTransport, NoInterrupt, ServiceMode};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::{
-    rig::{CHUNK, IOVA, KernelLog, PAGE, Rig, edu, rig},
+    rig::{CHUNK, IOVA, KernelLog, PAGE, Rig, edu, forwarding_rig, rig},
     trace::{Trace, Traced},
 };
 
@@ -76,7 +76,10 @@ struct Guest {
 }
 
 fn guest() -> Guest {
-    let rig = rig();
+    guest_on(rig())
+}
+
+fn guest_on(rig: Rig) -> Guest {
     let rings = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap());
     let pages = PageAllocator::new(Arc::clone(&rings));
     let (device, probe) = iommu(&rings, &pages, IovaRange::ALL);
@@ -132,6 +135,37 @@ pub(crate) fn a_guests_bytes_are_those_of_vfio_and_the_kernel() {
     assert_eq!(done, Counts { maps: MAPPINGS, unmaps: MAPPINGS, bytes_mapped: bytes, bytes_unmapped: bytes });
     let expected = Traced { maps: MAPPINGS, unmaps: MAPPINGS, bytes_mapped: bytes, bytes_unmapped: bytes };
     assert_eq!(traced, expected, "{text}");
+}
+
+pub(crate) fn unmaps_of_a_batch_are_forwarded_as_told() {
+    const UNMAPS: u64 = 16;
+    // Neighbours, and every second page.
+    for (forward, step, calls) in [
+        (Forward::Request, 1, UNMAPS),
+        (Forward::Coalesced, 1, 1),
+        (Forward::Coalesced, 2, UNMAPS),
+        (Forward::Batched, 2, 1),
+    ] {
+        let guest = guest_on(forwarding_rig(forward));
+        for n in 0..UNMAPS {
+            assert!(guest.map(IOVA + step * n * PAGE, PAGE, n * PAGE));
+        }
+        let before = guest.rig.endpoint.counts();
+        let trace = Trace::of(std::process::id());
+        let mut requests = guest.driver.requests(0);
+        for n in 0..UNMAPS {
+            let virt_start = IOVA + step * n * PAGE;
+            let virt_end = virt_start + PAGE - 1;
+            requests.unmap(&Unmap { domain: DOMAIN.0, virt_start, virt_end, reserved: [0; 4] }).unwrap();
+        }
+        requests.sync().unwrap();
+        let (traced, text) = trace.end();
+        let after = guest.rig.endpoint.counts();
+        assert_eq!(after.unmaps - before.unmaps, calls, "{forward:?}, step {step}");
+        assert_eq!(after.bytes_unmapped - before.bytes_unmapped, UNMAPS * PAGE);
+        assert_eq!(traced.bytes_unmapped, UNMAPS * PAGE, "gone when it is answered: {text}");
+        drop(requests);
+    }
 }
 
 pub(crate) fn a_dma_after_a_guests_unmap_is_blocked() {

@@ -6,11 +6,12 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test runner")]
 
 use std::{
+    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
 };
 
-use iommu_lab::{Event, Job, Lab, Machine, Sources, guest, job};
+use iommu_lab::{Event, Job, Lab, Machine, Sources, guest, job, session};
 
 mod bindings;
 mod edu;
@@ -52,6 +53,7 @@ const BOOTS: [Boot; 2] = [
             edu::read_only_stays_read_only,
             edu::bytes_are_those_of_the_kernels_tracepoints,
             guests::a_guests_bytes_are_those_of_vfio_and_the_kernel,
+            guests::unmaps_of_a_batch_are_forwarded_as_told,
             guests::a_dma_after_a_guests_unmap_is_blocked,
             guests::attach_narrows_the_domain_to_the_hosts_iommu,
             net::a_frame_after_unmap_changes_nothing,
@@ -69,6 +71,8 @@ const BOOTS: [Boot; 2] = [
     },
 ];
 
+/// Lines of the console that are shown when a boot breaks.
+const CONSOLE_LINES: usize = 150;
 /// What a check starts this program as again.
 const HOLD: &str = "hold";
 
@@ -109,7 +113,7 @@ fn passes(lab: &Lab, boot: &Boot) -> bool {
     let program = std::env::current_exe().unwrap();
     let job = Job { args: vec![boot.name.to_owned()], ..Job::default() };
     let kernel_args = boot.kernel_args.iter().map(|&word| word.to_owned()).collect();
-    let ended = iommu_lab::session::run(
+    let ended = session::run(
         lab,
         &Machine { kernel_args, ..Machine::default() },
         &program,
@@ -129,6 +133,9 @@ fn passes(lab: &Lab, boot: &Boot) -> bool {
         }
         Err(error) => {
             println!("test booting ({}) ... FAILED\n{error}", boot.name);
+            let console = fs::read_to_string(folder.path().join(session::CONSOLE_FILE)).unwrap_or_default();
+            let lines: Vec<&str> = console.lines().collect();
+            println!("{}", lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n"));
             false
         }
     }
@@ -138,6 +145,8 @@ fn inside(boot: &Boot) -> ExitCode {
     let mut failed = 0;
     println!("\nrunning {} tests in the lab ({})", boot.checks.len(), boot.name);
     for (name, check) in boot.checks {
+        // Beside the kernel's own messages, for whoever reads the console of a boot that failed.
+        let _ = fs::write("/dev/kmsg", format!("check {name}"));
         let passed = catch_unwind(AssertUnwindSafe(check)).is_ok();
         failed += usize::from(!passed);
         println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });

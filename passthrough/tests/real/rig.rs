@@ -12,6 +12,7 @@ use std::{
 use iommu_passthrough::{
     Container, Endpoint, PciDevice, VfioFunction,
     bind::{Bound, Plan},
+    endpoint::Forward,
     sysfs::SYSFS,
 };
 use iommu_workloads::pci::PciFunction;
@@ -59,10 +60,15 @@ pub(crate) struct Rig {
 }
 
 pub(crate) fn rig() -> Rig {
+    forwarding_rig(Forward::default())
+}
+
+pub(crate) fn forwarding_rig(forward: Forward) -> Rig {
     let bound = bound();
     let container = Arc::new(Container::open(&edu()).unwrap());
     let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap());
-    let endpoint = Arc::new(Endpoint::new(Arc::clone(&container), Arc::clone(&memory), None));
+    let endpoint = Endpoint::new(Arc::clone(&container), Arc::clone(&memory), None).forwarding(forward);
+    let endpoint = Arc::new(endpoint);
     let function = VfioFunction::new(Arc::clone(&container)).unwrap();
     Rig { function, endpoint, memory, container, _bound: bound }
 }

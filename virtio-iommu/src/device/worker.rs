@@ -116,6 +116,8 @@ pub(super) struct RequestWorker {
     credits: Credits,
     graveyard: Graveyard,
     removals: Vec<Removal>,
+    /// Domains whose real devices' page tables may have put something off, in this batch.
+    put_off: Vec<u32>,
     /// Everything a chain's answer needs, tail included.
     reply: Vec<u8>,
     offer: Offer,
@@ -141,6 +143,7 @@ impl RequestWorker {
             map_flags: core.map_flags(features),
             event_idx: features & super::F_EVENT_IDX != 0,
             removals: Vec::with_capacity(usize::from(queue.size())),
+            put_off: Vec::new(),
             reply: Vec::with_capacity(core.options.probe_size as usize + TAIL_BYTES),
             core,
             lane,
@@ -188,6 +191,7 @@ impl RequestWorker {
         if !self.removals.is_empty() {
             let removals = self.removals.len() as u32;
             self.grace();
+            self.flush();
             sites::grace_done(last, served, removals);
         }
         let interrupt = self.queue.publish(&self.ram)?;
@@ -421,6 +425,9 @@ impl RequestWorker {
             let guard = self.participant.pin();
             if domain.mirrors.any() {
                 drop(guard);
+                if !self.put_off.contains(&unmap.domain) {
+                    self.put_off.push(unmap.domain);
+                }
                 domain.unmap_mirrored(&self.participant, unmap)
             } else {
                 (Ok(()), domain.unmap(&guard, unmap))
@@ -493,17 +500,35 @@ impl RequestWorker {
         if let Err(error) = result {
             counters.stuck();
             tracing::error!(%error, requests = self.removals.len(), "grace period given up");
-            let status = status(&RequestError::from(error));
-            for removal in &self.removals {
-                // Checked before the request was performed.
-                let _ = self.ram.write(removal.status_gpa, &[status as u8]);
-                counters.restate(Status::Ok, status);
-            }
+            self.restate(status(&RequestError::from(error)));
         } else {
             let mappings = self.graveyard.clear(&self.participant);
             self.credits.refund(mappings, &self.core.pool);
         }
+    }
+
+    /// Has real devices' page tables do what they have put off.
+    fn flush(&mut self) {
+        for domain in mem::take(&mut self.put_off) {
+            // One that has gone meanwhile has taken everything away from its devices.
+            let Ok(domain) = self.cache.find(&self.core, domain) else { continue };
+            let flushed = domain.mirrors.lock().flush();
+            if let Err(error) = flushed {
+                tracing::error!(%error, requests = self.removals.len(), "a real device may still see what was unmapped");
+                self.restate(status(&RequestError::from(error)));
+            }
+        }
         self.removals.clear();
+    }
+
+    /// Answers the requests that removed something otherwise than they were; only once, the first time counts.
+    fn restate(&mut self, status: Status) {
+        let counters = &self.core.lanes[usize::from(self.lane)].counters;
+        for removal in self.removals.drain(..) {
+            // Checked before the request was performed.
+            let _ = self.ram.write(removal.status_gpa, &[status as u8]);
+            counters.restate(Status::Ok, status);
+        }
     }
 
     #[cold]

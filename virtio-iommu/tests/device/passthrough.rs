@@ -29,6 +29,8 @@ enum Seen {
 struct Tables {
     seen: Mutex<Seen>,
     fail: Mutex<Option<BackendError>>,
+    fail_flush: Mutex<Option<BackendError>>,
+    flushes: Mutex<u32>,
 }
 
 impl Tables {
@@ -80,6 +82,11 @@ impl Backend for Tables {
             mappings.retain(|mapping| !range.covers(&mapping.range));
         }
         Ok(())
+    }
+
+    fn flush(&self) -> Result<(), BackendError> {
+        *self.flushes.lock().unwrap() += 1;
+        self.fail_flush.lock().unwrap().map_or(Ok(()), Err)
     }
 }
 
@@ -134,6 +141,21 @@ fn what_the_host_refuses_is_mapped_nowhere() {
     assert!(dma_write(&port, 0, b"x"));
     tables.fail_with(Some(BackendError::Refused { errno: 5 }));
     assert_eq!(rig.unmap(1, 0, 0xfff), Status::DevErr, "an UNMAP that the host refuses is not OK");
+}
+
+#[test]
+fn what_a_backend_puts_off_is_done_before_the_answer() {
+    let (mut rig, tables) = rig();
+    assert_eq!(rig.attach(1, REAL), Status::Ok);
+    assert_eq!(rig.map(1, 0, 0xfff, 0x1000), Status::Ok);
+    assert_eq!(*tables.flushes.lock().unwrap(), 0, "nothing was unmapped");
+    assert_eq!(rig.unmap(1, 0, 0xfff), Status::Ok);
+    assert_eq!(*tables.flushes.lock().unwrap(), 1);
+    assert_eq!(rig.map(1, 0, 0xfff, 0x1000), Status::Ok);
+    *tables.fail_flush.lock().unwrap() = Some(BackendError::Refused { errno: 5 });
+    assert_eq!(rig.unmap(1, 0, 0xfff), Status::DevErr, "the device may still see it");
+    *tables.fail_flush.lock().unwrap() = None;
+    assert_eq!(rig.map(1, 0, 0xfff, 0x1000), Status::Ok, "the guest has it no more all the same");
 }
 
 #[test]

@@ -69,7 +69,7 @@ const fn key(name: &'static str, accepts: Accepts, default: &'static str, meanin
 }
 
 /// Every parameter, by name.
-pub const KEYS: [Key; 36] = [
+pub const KEYS: [Key; 37] = [
     key(
         "ack_every",
         Accepts::Int(1, 64),
@@ -199,6 +199,12 @@ pub const KEYS: [Key; 36] = [
     key("transfer_bytes", Accepts::Int(64, 1 << 20), "65536", "bytes of one transfer of the DMA engine"),
     key("tso_bytes", Accepts::Int(512, 65536), "65536", "most payload handed to the NIC at once, in bytes"),
     key("tx_batch", Accepts::Int(1, 256), "1", "packets queued before one kick"),
+    key(
+        "vfio_forward",
+        Accepts::Word(&["request", "coalesced", "batched"]),
+        "request",
+        "passthrough: UNMAPs reach VFIO at once, or those of a batch together: neighbours, or all, in one call",
+    ),
     key(
         "window_bytes",
         Accepts::Int(2048, 1 << 26),

@@ -20,7 +20,7 @@ pub(crate) use check::largest_payload;
 pub use error::{Conflict, Nearest, Place, ScenarioError};
 pub use expand::{CaseSpec, MAX_CASES, MAX_ID_BYTES};
 pub use keys::{Accepts, KEYS, Key};
-pub use params::{Backing, DmaDirection, IotlbPages, PPM, Params, Pattern, Service, default_of};
+pub use params::{Backing, DmaDirection, IotlbPages, PPM, Params, Pattern, Service, VfioForward, default_of};
 pub use read::{MAX_FILE_BYTES, parse_duration};
 pub use value::{Value, parse_int};
 

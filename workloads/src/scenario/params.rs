@@ -27,6 +27,17 @@ pub enum Service {
     Poll,
 }
 
+/// How what is unmapped reaches VFIO, where the endpoint is a real device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VfioForward {
+    /// Each UNMAP at once.
+    Request,
+    /// Those of a batch together, neighbours in one call.
+    Coalesced,
+    /// Those of a batch together, everything between two mappings that stay in one call.
+    Batched,
+}
+
 /// In which order things are accessed or mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pattern {
@@ -111,6 +122,7 @@ pub struct Params {
     pub transfer_bytes: u32,
     pub tso_bytes: u32,
     pub tx_batch: u16,
+    pub vfio_forward: VfioForward,
     pub window_bytes: u32,
     pub working_set_pages: u32,
 }
@@ -220,6 +232,11 @@ impl Params {
             transfer_bytes: wide("transfer_bytes"),
             tso_bytes: wide("tso_bytes"),
             tx_batch: small("tx_batch"),
+            vfio_forward: match word("vfio_forward") {
+                "coalesced" => VfioForward::Coalesced,
+                "batched" => VfioForward::Batched,
+                _ => VfioForward::Request,
+            },
             window_bytes: wide("window_bytes"),
             working_set_pages: wide("working_set_pages"),
         }
