@@ -104,21 +104,16 @@ fn the_same_load_runs_on_emulated_and_real_cards() {
 }
 
 #[test]
-fn what_keeps_real_cards_away_is_named_with_the_remedy() {
+fn an_iommu_that_is_off_is_named_with_the_remedy() {
     if !lab() {
         return;
     }
-    let run = ["--", "run", "netperf-strict", "--endpoint", "passthrough", "--out", "/tmp"];
     // The command inside is what one would give on any host.
-    for (kernel_args, option, named) in [
-        ("intel_iommu=off", "--bind", ["no IOMMU group", "boot with intel_iommu=on"]),
-        ("quiet", "--quick", ["--bind does it and undoes it", "echo vfio-pci > /sys/bus/pci/devices/0000:"]),
-    ] {
-        let out = outcome(&[&["lab", "--kernel-args", kernel_args], &run[..], &[option]].concat());
-        assert_eq!(out.code, 3, "{kernel_args}: {}", out.stderr);
-        for words in named {
-            assert!(out.stderr.contains(words), "{kernel_args}: {}", out.stderr);
-        }
+    let run = ["--", "run", "netperf-strict", "--endpoint", "passthrough", "--bind", "--out", "/tmp"];
+    let out = outcome(&[&["lab", "--kernel-args", "intel_iommu=off"], &run[..]].concat());
+    assert_eq!(out.code, 3, "{}", out.stderr);
+    for words in ["no IOMMU group", "boot with intel_iommu=on"] {
+        assert!(out.stderr.contains(words), "{}", out.stderr);
     }
 }
 
