@@ -25,7 +25,8 @@ impl Trace {
     /// Follows process (that is, its first thread) `pid`.
     pub(crate) fn of(pid: u32) -> Self {
         put("trace", "");
-        put("set_event_pid", &pid.to_string());
+        // A filter of the events, not of the process: the latter would have the kernel follow the scheduler, too.
+        put("events/iommu/filter", &format!("common_pid == {pid}"));
         put("events/iommu/map/enable", "1");
         put("events/iommu/unmap/enable", "1");
         Self(())
@@ -34,7 +35,7 @@ impl Trace {
     /// What was seen, and the text it was read from.
     pub(crate) fn end(self) -> (Traced, String) {
         put("events/iommu/enable", "0");
-        put("set_event_pid", "");
+        put("events/iommu/filter", "0");
         let text = fs::read_to_string(format!("{TRACING}/trace")).unwrap();
         let lost = text.lines().any(|line| line.contains("LOST"));
         assert!(!lost, "the trace's buffer is too small: {text}");
