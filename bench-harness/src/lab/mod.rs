@@ -143,6 +143,7 @@ fn inside(
     session::run(lab, &machine, &program, &job, folder, &|| interrupt.requested(), &mut |event| match event {
         Event::Up { up_ms } => progress.now(&format!("lab: up after {up_ms} ms")),
         Event::Stderr(bytes) => relay.take(bytes, progress),
+        Event::Again(why) => progress.now(&format!("lab: once more: {why}")),
         Event::Tick => (),
     })
 }

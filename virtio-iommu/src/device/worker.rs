@@ -375,7 +375,7 @@ impl RequestWorker {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn map(&mut self, map: &request::Map) -> Result<(), RequestError> {
         let unknown = map.flags & !self.map_flags;
         if unknown != 0 {
@@ -384,24 +384,41 @@ impl RequestWorker {
         let core = &*self.core;
         let counters = &core.lanes[usize::from(self.lane)].counters;
         let domain = self.cache.find(core, map.domain)?;
-        let result = {
-            let guard = self.participant.pin();
-            if !self.credits.spend(&core.pool) {
-                // What is wrong with the request itself comes before the lack of room for it.
-                domain.check_map(&guard, map)?;
-                return Err(RequestError::TooManyMappings { cap: core.pool.cap() });
-            }
-            // Looked at under the guard: see `Mirrors`.
-            if domain.mirrors.any() {
-                drop(guard);
-                domain.map_mirrored(&self.participant, map)
-            } else {
-                domain.map(&guard, map)
-            }
-        };
+        let guard = self.participant.pin();
+        if !self.credits.spend(&core.pool) {
+            // What is wrong with the request itself comes before the lack of room for it.
+            domain.check_map(&guard, map)?;
+            return Err(RequestError::TooManyMappings { cap: core.pool.cap() });
+        }
+        // Looked at under the guard: see `Mirrors`.
+        if domain.mirrors.any() {
+            drop(guard);
+            return self.map_mirrored(map);
+        }
+        let result = domain.map(&guard, map);
+        drop(guard);
         match result {
             Ok(()) => {
                 counters.mapped();
+                if self.follows {
+                    self.tell_mapped(map);
+                }
+            }
+            Err(_) => self.credits.refund(1, &core.pool),
+        }
+        result
+    }
+
+    /// MAP in a domain with real devices; room for the mapping has been taken.
+    #[cold]
+    #[inline(never)]
+    fn map_mirrored(&mut self, map: &request::Map) -> Result<(), RequestError> {
+        let core = &*self.core;
+        let result =
+            self.cache.find(core, map.domain).and_then(|domain| domain.map_mirrored(&self.participant, map));
+        match result {
+            Ok(()) => {
+                core.lanes[usize::from(self.lane)].counters.mapped();
                 if self.follows {
                     self.tell_mapped(map);
                 }
@@ -415,28 +432,44 @@ impl RequestWorker {
         result
     }
 
-    #[inline]
+    #[inline(always)]
     fn unmap(&mut self, unmap: &request::Unmap) -> Result<(), RequestError> {
         // A nonzero reserved field "MAY" be refused; clients in the field leave it uninitialised, so it is accepted.
         let core = &*self.core;
         let counters = &core.lanes[usize::from(self.lane)].counters;
         let domain = self.cache.find(core, unmap.domain)?;
-        let (done, removed) = {
-            let guard = self.participant.pin();
-            if domain.mirrors.any() {
-                drop(guard);
-                if !self.put_off.contains(&unmap.domain) {
-                    self.put_off.push(unmap.domain);
-                }
-                domain.unmap_mirrored(&self.participant, unmap)
-            } else {
-                (Ok(()), domain.unmap(&guard, unmap))
-            }
-        };
-        let removed = removed?;
+        let guard = self.participant.pin();
+        if domain.mirrors.any() {
+            drop(guard);
+            return self.unmap_mirrored(unmap);
+        }
+        let removed = domain.unmap(&guard, unmap)?;
+        drop(guard);
         if removed.mappings != 0 {
             self.credits.refund(removed.mappings, &core.pool);
             counters.unmapped(removed.mappings);
+            self.note_removal(true);
+            if self.follows {
+                self.tell_unmapped(unmap, removed);
+            }
+        }
+        Ok(())
+    }
+
+    /// UNMAP in a domain with real devices.
+    #[cold]
+    #[inline(never)]
+    fn unmap_mirrored(&mut self, unmap: &request::Unmap) -> Result<(), RequestError> {
+        let core = &*self.core;
+        let domain = self.cache.find(core, unmap.domain)?;
+        if !self.put_off.contains(&unmap.domain) {
+            self.put_off.push(unmap.domain);
+        }
+        let (done, removed) = domain.unmap_mirrored(&self.participant, unmap);
+        let removed = removed?;
+        if removed.mappings != 0 {
+            self.credits.refund(removed.mappings, &core.pool);
+            core.lanes[usize::from(self.lane)].counters.unmapped(removed.mappings);
             self.note_removal(true);
             if self.follows {
                 self.tell_unmapped(unmap, removed);
