@@ -3,7 +3,7 @@
 //! - [`sysfs`]: what the host says about a PCI device: group, driver, reserved regions, whether it is in use.
 //! - [`bind`]: hands a device to vfio-pci and back, after a crash too.
 //! - [`container`]: a VFIO container (type 1 v2) with one device in it.
-//! - [`shadow`]: what is mapped there, in step with the kernel whatever fails.
+//! - `shadow`: what is mapped there, in step with the kernel whatever fails.
 //! - [`region`], [`direct`]: memory of a chosen page size, mapped in a container without any IOMMU of ours.
 //! - [`endpoint`]: the [`Backend`](virtio_iommu::passthrough::Backend) that the IOMMU's requests reach.
 //! - [`function`]: the device's registers, for a driver.
