@@ -46,6 +46,9 @@ pub(crate) fn write(place: &Path, lab: &Lab, program: &Bundle, job: &Job) -> io:
     for (name, content) in &job.files {
         root.file(&format!("{JOB_FOLDER}/{name}"), content)?;
     }
+    for (inside, here) in &job.places {
+        root.place(inside, here)?;
+    }
     root.archive.finish().map(drop)
 }
 
@@ -72,6 +75,26 @@ impl<W: io::Write> Root<W> {
         self.archive.program(&path.to_string_lossy(), content)
     }
 
+    /// A file, which may be run, or a folder with all that is in it. Links below a folder stay links.
+    fn place(&mut self, inside: &Path, here: &Path) -> io::Result<()> {
+        if !fs::metadata(here)?.is_dir() {
+            return self.program(inside, &fs::read(here)?);
+        }
+        self.folder(below_root(inside))?;
+        let mut entries = fs::read_dir(here)?.collect::<io::Result<Vec<_>>>()?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let inside = inside.join(entry.file_name());
+            if entry.file_type()?.is_symlink() {
+                let target = fs::read_link(entry.path())?;
+                self.archive.link(&below_root(&inside).to_string_lossy(), &target.to_string_lossy())?;
+            } else {
+                self.place(&inside, &entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     fn file(&mut self, path: &str, content: &[u8]) -> io::Result<()> {
         self.archive.file(&below_root(Path::new(path)).to_string_lossy(), content)
     }
@@ -95,5 +118,22 @@ mod tests {
         let place = |name: &str| text.find(&format!("{name}\0")).unwrap();
         assert!(place("lib") < place("lib/x86_64") && place("lib/x86_64") < place("lib/x86_64/a.so"));
         assert_eq!(text.matches("lib/x86_64\0").count(), 1);
+    }
+
+    #[test]
+    fn a_folder_is_copied_whole_with_its_links() {
+        let here = tempfile::tempdir().unwrap();
+        fs::create_dir(here.path().join("lib")).unwrap();
+        fs::write(here.path().join("lib/a.so.1"), b"content").unwrap();
+        std::os::unix::fs::symlink("a.so.1", here.path().join("lib/a.so")).unwrap();
+        let mut root = Root { archive: Archive::new(Vec::new()), made: BTreeSet::new() };
+        root.place(Path::new("/guest/qemu"), here.path()).unwrap();
+        let bytes = root.archive.finish().unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        for name in ["guest\0", "guest/qemu\0", "guest/qemu/lib\0", "guest/qemu/lib/a.so.1\0"] {
+            assert!(text.contains(name), "{name:?}");
+        }
+        assert_eq!(text.matches("content").count(), 1, "the link is no second copy");
+        assert!(text.contains("guest/qemu/lib/a.so\0"));
     }
 }

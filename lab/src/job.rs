@@ -1,6 +1,6 @@
 //! What is to be done inside.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,9 @@ pub struct Job {
     /// Files it finds in [`JOB_FOLDER`], by plain name.
     #[serde(skip)]
     pub files: BTreeMap<String, Vec<u8>>,
+    /// Files and folders that are copied in: place inside, place here. Links in folders stay links.
+    #[serde(skip)]
+    pub places: BTreeMap<PathBuf, PathBuf>,
 }
 
 /// Environment variable that is set inside the lab; it says what the lab is.

@@ -37,6 +37,28 @@ traced() {
     done
 }
 
+# When the driver queues a request, waits for its answer and has it, and when it rings a doorbell: by the processor's own
+# counter, which the host can compare with its own.
+stamps_on() {
+    sync=$(sed -n 's/.* \(__viommu_sync_req[^ \t]*\).*virtio_iommu.*/\1/p' /proc/kallsyms | head -n 1)
+    {
+        echo 'p:stamp/add virtio_iommu:__viommu_add_req type=+0(%si):u8'
+        echo "p:stamp/sync virtio_iommu:$sync"
+        echo "r:stamp/synced virtio_iommu:$sync"
+        echo 'p:stamp/notify vp_notify'
+        echo 'r:stamp/notified vp_notify'
+    } >/tmp/stamps
+    while read -r stamp; do echo "$stamp" >>$tracing/kprobe_events || return 1; done </tmp/stamps
+    echo x86-tsc >$tracing/trace_clock && echo 4096 >$tracing/buffer_size_kb && echo >$tracing/trace
+    echo 1 >$tracing/events/stamp/enable
+}
+stamps() { # MOST
+    echo 0 >$tracing/events/stamp/enable
+    sed -n 's/.* \([0-9]*\): \([a-z]*\): ([^)]*)\( type=\)*\([0-9]*\).*/\1 \2 \4/p' $tracing/trace | head -n "$1"
+    echo >$tracing/trace
+    echo >$tracing/kprobe_events
+}
+
 network() {
     unshare -n sh -c 'echo $$ >/run/peer; exec sleep 1000000000' &
     while [ ! -s /run/peer ]; do sleep 0.05; done
@@ -119,7 +141,7 @@ done
     [ -n "$problem" ] && echo "@problem $problem"
     while read -r number command arguments; do
         case $command in
-        network | netperfs | mtu | leave | described | complaints | counted | traced | trace_off | trace_on)
+        network | netperfs | mtu | leave | described | complaints | counted | traced | trace_off | trace_on | stamps_on | stamps)
             answer "$number" "$command" $arguments
             ;;
         *) answer "$number" echo "no such command: $command" ;;

@@ -7,10 +7,12 @@ use std::{
     time::Duration,
 };
 
+use iommu_workloads::CaseSpec;
 use serde::Serialize;
 
 use super::{
     audit::{Check, Traced},
+    joined::{self, JoinError, Joined},
     prepare::Parts,
     vm::{Boot, Kind, Vm, VmError},
 };
@@ -34,6 +36,8 @@ pub(crate) struct Kept {
     pub(crate) consoles: Vec<(String, Vec<u8>)>,
     /// What was checked of each guest.
     pub(crate) guests: Vec<GuestRecord>,
+    /// What was followed from guest to device, in the lab.
+    pub(super) joined: Vec<Result<Joined, JoinError>>,
 }
 
 /// One guest, for the record.
@@ -68,6 +72,8 @@ pub(super) struct Fleet {
     interrupt: Interrupt,
     /// Only one at a time.
     alone: bool,
+    /// Whether what guest, KVM and devices saw of the same requests is joined before a guest goes.
+    joins: bool,
     alive: Vec<Alive>,
     kept: Arc<Mutex<Kept>>,
 }
@@ -87,13 +93,27 @@ impl Fleet {
         words: Vec<String>,
         interrupt: Interrupt,
         alone: bool,
+        joins: bool,
         kept: Arc<Mutex<Kept>>,
     ) -> Self {
-        Self { parts, memory_mib, words, interrupt, alone, alive: Vec::new(), kept }
+        Self { parts, memory_mib, words, interrupt, alone, joins, alive: Vec::new(), kept }
     }
 
     pub(super) fn alone(&self) -> bool {
         self.alone
+    }
+
+    pub(super) fn joins(&self) -> bool {
+        self.joins
+    }
+
+    /// One more slice of this case, followed from the guest's driver through KVM to our devices and back. What comes of it,
+    /// or why nothing does, is kept.
+    pub(super) fn join(&mut self, kind: Kind, case: &CaseSpec) {
+        if let Some(one) = self.alive.iter_mut().find(|one| one.kind == kind && kind.ours()) {
+            let joined = joined::follow(&mut one.vm, case);
+            lock(&self.kept).joined.push(joined);
+        }
     }
 
     /// The guest of this kind; boots it if it is not up.

@@ -1,7 +1,14 @@
 //! What the agent in the guest says, line by line. The guest is not trusted more than any other input.
 
+use std::{
+    io::{self, BufRead as _, BufReader, Read as _},
+    sync::mpsc::Sender,
+};
+
 use thiserror::Error;
 
+/// Where a line is cut that has no end, in bytes.
+const LINE_BYTES: u64 = 1 << 20;
 /// Longest line that is taken in, in bytes.
 const MOST_BYTES: usize = 64 << 10;
 /// Most lines of one answer.
@@ -107,6 +114,22 @@ impl Answer {
     }
 }
 
+/// Passes lines on until the other end is gone.
+pub(super) fn pump(output: impl io::Read, lines: &Sender<String>) {
+    let mut output = BufReader::new(output);
+    loop {
+        let mut bytes = Vec::new();
+        match (&mut output).take(LINE_BYTES).read_until(b'\n', &mut bytes) {
+            Ok(1..) => {}
+            _ => return,
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        if lines.send(text.trim_end_matches(['\n', '\r']).to_owned()).is_err() {
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -143,6 +166,14 @@ mod tests {
             assert!(matches!(read(&["@begin 7", line]), Err(LineError::Stray { .. })), "{line}");
         }
         assert_eq!(read(&["@begin 7", &"x".repeat(MOST_BYTES + 1)]), Err(LineError::TooLong));
+    }
+
+    #[test]
+    fn lines_are_passed_on_until_the_end() {
+        let (sender, lines) = std::sync::mpsc::channel();
+        pump(&b"one\r\n\xff\ntwo"[..], &sender);
+        drop(sender);
+        assert_eq!(lines.iter().collect::<Vec<_>>(), ["one", "\u{fffd}", "two"]);
     }
 
     proptest! {

@@ -34,10 +34,17 @@ use crate::{
 const UNRECORDED: &str = "machine guest does not record accesses: Linux's driver makes them, and its maps and unmaps are \
                           what its tracepoints count";
 
+/// How many seconds netperf runs under the lab's KVM for each that was asked for.
+const NESTED_SECONDS: u64 = 5;
+
 /// What a reader of figures from a guest must know first.
 pub(crate) fn note(parts: &Parts) -> String {
     let what = format!("{}, Linux {}", parts.qemu.version, parts.kernel.release);
     match &parts.accel {
+        Accel::Kvm if parts.nested => format!(
+            "a guest under the lab's nested KVM, which is emulated: counts exact, times an emulator's, not hardware's; kernel \
+             probes saw every process of the lab ({what})"
+        ),
         Accel::Kvm => format!("a guest under KVM with emulated cards ({what})"),
         Accel::Tcg { reason } => format!(
             "an emulated guest (TCG: {reason}): counts exact, times an emulator's, not hardware's ({what})"
@@ -76,12 +83,20 @@ impl GuestMachine {
         options: &GuestOptions,
         lab: &LabOptions,
         alone: bool,
+        joins: bool,
         interrupt: Interrupt,
         kept: Arc<Mutex<Kept>>,
     ) -> Self {
         let words = lab.kernel_args.iter().flat_map(|words| words.split_whitespace()).map(str::to_owned);
-        let fleet =
-            Fleet::new(Arc::clone(&parts), options.memory_mib, words.collect(), interrupt, alone, kept);
+        let fleet = Fleet::new(
+            Arc::clone(&parts),
+            options.memory_mib,
+            words.collect(),
+            interrupt,
+            alone,
+            joins,
+            kept,
+        );
         Self { parts, fleet: Arc::new(Mutex::new(fleet)) }
     }
 }
@@ -128,7 +143,8 @@ impl GuestCase {
     }
 
     fn slice(&mut self, fleet: &mut Fleet, time: Duration) -> Result<Slice, VmError> {
-        let seconds = time.as_secs().max(1);
+        // In one second under emulated KVM a round trip may just not come to its end.
+        let seconds = time.as_secs().max(1) * if self.parts.nested { NESTED_SECONDS } else { 1 };
         let guest = fleet.guest(self.kind)?;
         // The first slice of a case is its warm-up; what is measured is not traced.
         if self.slices > 0 {
@@ -182,6 +198,7 @@ impl PreparedCase for GuestCase {
         };
         let viommu = if self.kind.has_iommu() { self.kind.viommu.name() } else { "none" };
         let accel = match self.parts.accel {
+            Accel::Kvm if self.parts.nested => "kvm, nested in the lab (emulated)",
             Accel::Kvm => "kvm",
             Accel::Tcg { .. } => "tcg (emulated)",
         };
@@ -209,7 +226,11 @@ impl PreparedCase for GuestCase {
     }
 
     fn finish(self: Box<Self>) -> Result<(), CaseError> {
-        lock(&self.fleet).end(self.kind).map_err(|error| self.error(&error))
+        let mut fleet = lock(&self.fleet);
+        if self.parts.nested && fleet.joins() {
+            fleet.join(self.kind, &self.case);
+        }
+        fleet.end(self.kind).map_err(|error| self.error(&error))
     }
 }
 

@@ -7,8 +7,10 @@
 mod audit;
 mod cases;
 mod fleet;
+mod joined;
 mod line;
 mod machine;
+mod nested;
 mod netperf;
 mod options;
 mod prepare;
@@ -18,8 +20,9 @@ pub(crate) use cases::{apply, checked, has_pollers, steps};
 use std::{sync::Mutex, time::Duration};
 
 pub(crate) use fleet::Kept;
-use iommu_results::{Metric, Run, RunFolder, StoreError, names};
+use iommu_results::{Metric, Run, RunFolder, SitesPass, StoreError, names};
 pub(crate) use machine::GuestMachine;
+pub(crate) use nested::pack;
 pub(crate) use options::GuestOptions;
 pub(crate) use prepare::Parts;
 
@@ -47,8 +50,37 @@ pub(crate) fn describe(run: &mut Run, parts: &Parts, kept: &Mutex<Kept>) {
             "rows with viommu=qemu-virtio are another comparison: QEMU's own cards behind QEMU's own IOMMU";
         run.warnings.push(text.to_owned());
     }
+    record_joined(run, kept);
     if let Ok(guests) = serde_json::to_value(&fleet::lock(kept).guests) {
         run.probes.more.insert("guests".to_owned(), guests);
+    }
+}
+
+/// What was followed from the guest's driver to our devices, in the lab.
+fn record_joined(run: &mut Run, kept: &Mutex<Kept>) {
+    let (mut breakdown, mut accounts) = (Vec::new(), Vec::new());
+    for joined in &fleet::lock(kept).joined {
+        let one = match joined {
+            Ok(one) => one,
+            Err(error) => {
+                run.warnings.push(format!("nothing was followed from the guest to the devices: {error}"));
+                continue;
+            }
+        };
+        let unmatched = one.account.queued.saturating_sub(one.account.followed);
+        let pass = SitesPass { places: one.places.clone(), unmatched, ..SitesPass::default() };
+        if let Err(error) = run.probes.set_sites(&pass) {
+            run.warnings.push(format!("the breakdown cannot be stored: {error}"));
+        }
+        breakdown.extend(one.breakdown.iter().cloned());
+        accounts.push(serde_json::json!({ "case": one.case, "account": one.account }));
+    }
+    if accounts.is_empty() {
+        return;
+    }
+    run.probes.more.insert("joined".to_owned(), accounts.into());
+    if let Err(error) = run.probes.set_breakdown(&breakdown) {
+        run.warnings.push(format!("the breakdown cannot be stored: {error}"));
     }
 }
 
@@ -60,6 +92,10 @@ pub(crate) fn store(folder: &mut RunFolder, kept: &Mutex<Kept>) -> Result<(), St
     let kept = fleet::lock(kept);
     if !kept.netperf.is_empty() {
         folder.write(NETPERF_FILE, &kept.netperf)?;
+    }
+    for (number, joined) in kept.joined.iter().flatten().enumerate() {
+        folder.write(&format!("joined-{number}-host.txt"), &joined.host)?;
+        folder.write(&format!("joined-{number}-guest.txt"), &joined.guest)?;
     }
     for (name, console) in &kept.consoles {
         folder.write(name, console)?;

@@ -10,13 +10,18 @@ use iommu_lab::{GuestKernel, PrepareError, Qemu, accel, accel::Accel, prepare};
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
-use super::options::{GuestOptions, Linux};
+use super::{
+    nested,
+    options::{GuestOptions, Linux},
+};
 use crate::lab::LabOptions;
 
 /// Fetches the packages into a folder; the guest suite runs the same script.
 const SCRIPT: &str = include_str!("../../../scripts/guest/prepare");
 /// Its exit code when they cannot be had.
 const CANNOT: i32 = 3;
+/// Folder of the cache that QEMU was unpacked into.
+pub(super) const QEMU_ROOT: &str = "qemu";
 /// What QEMU must have.
 const DEVICES: [&str; 3] = ["vfio-user-pci", "virtio-iommu-pci", "virtio-net-pci"];
 /// Modules loaded inside, in this order, each after what it needs.
@@ -35,6 +40,11 @@ pub(crate) enum GuestPrepareError {
     /// The packages cannot be fetched.
     #[error("{0}")]
     Packages(String),
+    /// A guest in the lab that has no KVM.
+    #[error(
+        "the lab has no /dev/kvm: its QEMU or kernel has no AMD virtualisation; use others with --qemu and --kernel"
+    )]
+    NoNestedKvm,
     /// A file of the cache.
     #[error(
         "{path}: {source}; remove the cache to have it filled again, or name another with --guest-cache DIR"
@@ -59,6 +69,8 @@ pub(crate) struct Parts {
     pub(crate) kernel: GuestKernel,
     /// How QEMU runs instructions.
     pub(crate) accel: Accel,
+    /// Whether that is the lab's nested KVM, which is emulated itself.
+    pub(crate) nested: bool,
     /// Files of the guest's root: place inside, place here.
     pub(crate) files: Vec<(String, PathBuf)>,
 }
@@ -72,24 +84,40 @@ pub(crate) fn parts(
     lab: &LabOptions,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Parts, GuestPrepareError> {
+    if let Some(parts) = nested::unpacked()? {
+        return Ok(parts);
+    }
     let cache = options.cache.clone().or_else(|| prepare::cache_folder("guest"));
     let cache = cache.ok_or(GuestPrepareError::NoCache)?;
-    let failed = |source| GuestPrepareError::Io { path: cache.clone(), source };
-    fs::create_dir_all(&cache).map_err(failed)?;
+    let qemu = |cache: &Path| qemu(lab.qemu.as_deref(), cache);
+    fetched(&cache, lab.kernel.as_deref(), options.linux, &qemu, progress)
+}
+
+/// All of it from a cache, which is filled if it is not.
+pub(super) fn fetched(
+    cache: &Path,
+    kernel: Option<&Path>,
+    linux: Linux,
+    qemu: &dyn Fn(&Path) -> Result<Qemu, PrepareError>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Parts, GuestPrepareError> {
+    let failed = |source| GuestPrepareError::Io { path: cache.to_owned(), source };
+    fs::create_dir_all(cache).map_err(failed)?;
     // Two runs at once prepare it once.
     let lock = fs::File::create(cache.join("lock")).map_err(failed)?;
     let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| failed(error.into()))?;
-    fetch(&cache, progress)?;
+    fetch(cache, progress)?;
     progress("unpacking the kernel's modules");
-    let image = match (&lab.kernel, options.linux) {
-        (Some(image), _) => image.clone(),
+    let image = match (kernel, linux) {
+        (Some(image), _) => image.to_owned(),
         (None, series) => image_of(&cache.join(series.folder()), series)?,
     };
     Ok(Parts {
-        qemu: qemu(lab.qemu.as_deref(), &cache)?,
-        kernel: prepare::guest_kernel(&image, &MODULES, &cache)?,
+        qemu: qemu(cache)?,
+        kernel: prepare::guest_kernel(&image, &MODULES, cache)?,
         accel: accel::best(),
-        files: files(&cache)?,
+        nested: false,
+        files: files(cache)?,
     })
 }
 
@@ -124,7 +152,12 @@ fn qemu(named: Option<&Path>, cache: &Path) -> Result<Qemu, PrepareError> {
     if let Some(Ok(qemu)) = Qemu::installed().map(|program| Qemu::named(&program, &DEVICES)) {
         return Ok(qemu);
     }
-    Ok(Qemu::of_root(&cache.join("qemu"), &DEVICES)?)
+    private_qemu(&cache.join(QEMU_ROOT))
+}
+
+/// The one of an unpacked root.
+pub(super) fn private_qemu(root: &Path) -> Result<Qemu, PrepareError> {
+    Ok(Qemu::of_root(root, &DEVICES)?)
 }
 
 /// The image in an unpacked package: in `boot`, or among the modules.
@@ -148,7 +181,7 @@ fn image_of(folder: &Path, series: Linux) -> Result<PathBuf, GuestPrepareError> 
 
 /// Tools, their libraries and their loader.
 fn files(cache: &Path) -> Result<Vec<(String, PathBuf)>, GuestPrepareError> {
-    let (tools, root) = (cache.join("tools"), cache.join("qemu"));
+    let (tools, root) = (cache.join("tools"), cache.join(QEMU_ROOT));
     let mut files: Vec<(String, PathBuf)> = ["busybox", "netperf", "netserver"]
         .into_iter()
         .map(|name| (format!("bin/{name}"), tools.join("usr/bin").join(name)))

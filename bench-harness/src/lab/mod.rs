@@ -12,6 +12,7 @@ use iommu_lab::{Ended, Event, Job, Lab, Machine, PrepareError, SessionError, Sou
 use crate::{
     exit::Exit,
     failure::Failure,
+    guest,
     interrupt::Interrupt,
     out,
     progress::{self, Progress},
@@ -53,6 +54,7 @@ Examples:
   iommu-bench lab --prepare                         fetch kernel and QEMU, nothing else
   iommu-bench lab -- run netperf-strict --json > run.json
   iommu-bench lab --kernel-args iommu.passthrough=1 -- list
+  iommu-bench lab --with-guest -- run netperf-strict --machine guest --probes on
 
 Exit codes: those of the command; 3 when the lab cannot be prepared.";
 
@@ -65,6 +67,9 @@ pub(crate) struct LabArgs {
     /// Fetch and unpack what the lab is made of, and stop
     #[arg(long)]
     prepare: bool,
+    /// Take along what --machine guest needs, for a guest under the lab's nested KVM
+    #[arg(long)]
+    with_guest: bool,
     /// Folder that gets the console's log and what the command leaves in /out
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     keep: Option<PathBuf>,
@@ -80,14 +85,25 @@ pub(crate) struct LabArgs {
 pub(crate) fn command(args: &LabArgs) -> Result<Exit, Failure> {
     let interrupt = Interrupt::install().map_err(Failure::failed)?;
     let mut progress = Progress::new(Duration::ZERO, false);
-    let lab = prepared(&args.lab, &progress)?;
+    let mut lab = prepared(&args.lab, &progress)?;
     if args.prepare {
         progress.finish();
         out::print(&format!("kernel {}\n{}\n", lab.release, lab.qemu.version))?;
         return Ok(Exit::Ok);
     }
     let work = WorkFolder::new(args.keep.as_deref())?;
-    let job = Job { args: args.command.clone(), ..Job::default() };
+    let mut job = Job { args: args.command.clone(), ..Job::default() };
+    if args.with_guest {
+        let packed = guest::pack(&mut job, &mut |what| progress.now(&format!("guest: {what}")));
+        let newer = packed.map_err(|error| {
+            let remedy = "docs/guest.md says what a guest needs";
+            Failure::prerequisite(format!("the guest cannot be prepared: {error}"), remedy)
+        })?;
+        if args.lab.qemu.is_none() {
+            // Linux does not run for long on the virtualisation that QEMU 7.2 emulates; on that of 11.1 it does.
+            lab.qemu = newer;
+        }
+    }
     let ended = inside(&args.lab, &lab, job, work.path(), &interrupt, &mut progress)
         .map_err(|error| work.blame(error))?;
     progress.finish();

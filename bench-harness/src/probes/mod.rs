@@ -30,6 +30,8 @@ pub(crate) struct Wanted {
     pub(crate) log: bool,
     /// Nothing is timed.
     pub(crate) exact: bool,
+    /// Of every process, not of this one alone.
+    pub(crate) host: bool,
 }
 
 impl Wanted {
@@ -40,6 +42,7 @@ impl Wanted {
             sites: asked == cli::Probes::On,
             log: tracing::enabled!(tracing::Level::INFO),
             exact,
+            host: false,
         }
     }
 }
@@ -66,10 +69,11 @@ pub(crate) struct Seen {
 }
 
 impl Watch {
-    /// Loads the default set, for this process's own events.
-    pub(crate) fn start(log: bool) -> Self {
-        let own = Filter { tgid: Some(std::process::id()), ..Filter::default() };
-        let mut set = ProbeSet::builder().default_set().filter(own).log(log).start();
+    /// Loads the default set, for this process's own events, or for everybody's.
+    pub(crate) fn start(wanted: Wanted) -> Self {
+        let tgid = (!wanted.host).then(std::process::id);
+        let whose = Filter { tgid, ..Filter::default() };
+        let mut set = ProbeSet::builder().default_set().filter(whose).log(wanted.log).start();
         set.detach();
         Self { set }
     }

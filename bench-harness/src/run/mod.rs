@@ -57,6 +57,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
         MachineKind::Guest => {
             // The sites of driver and device are followed from one to the other, and this driver is Linux's.
             wanted.sites = false;
+            // In the lab nobody else is there, and what a guest does happens in QEMU's process.
+            wanted.host = iommu_lab::job::inside().is_some();
             Some(GuestMachine::parts(&args.guest, &args.lab, &Progress::new(Duration::ZERO, args.quiet))?)
         }
         _ => None,
@@ -105,8 +107,17 @@ fn machine(
 ) -> Box<dyn Machine> {
     if let Some(parts) = guest {
         let alone = guest::has_pollers(&request.cases);
+        let joins = args.probes == crate::cli::Probes::On;
         let (parts, kept) = (Arc::clone(parts), Arc::clone(kept));
-        return Box::new(GuestMachine::new(parts, &args.guest, &args.lab, alone, interrupt.clone(), kept));
+        return Box::new(GuestMachine::new(
+            parts,
+            &args.guest,
+            &args.lab,
+            alone,
+            joins,
+            interrupt.clone(),
+            kept,
+        ));
     }
     let time = if request.exact { Time::Virtual } else { Time::Wall(WallClock::best()) };
     let options = LocalOptions {

@@ -107,7 +107,7 @@ fn work(job: &Job, events: &Sender<Event>) -> Result<bool, CaseError> {
     let mut measured = Measured::default();
     let mut watch = job.wanted.kernel.then(|| {
         say(events, Event::Besides("attaching kernel probes".to_owned()));
-        Watch::start(job.wanted.log)
+        Watch::start(job.wanted)
     });
     let flame = job.wanted.kernel.then(Flame::start);
     let stepped = steps(job, events, &mut prepared, watch.as_mut(), flame.as_ref());
