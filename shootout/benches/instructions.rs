@@ -27,7 +27,7 @@ mod expected {
     pub(super) const TRANSLATE: u64 = 88_184;
     pub(super) const MAP: u64 = 131_201;
     pub(super) const UNMAP: u64 = 119_929;
-    pub(super) const RING: u64 = if cfg!(feature = "sites-off") { 2_518_902 } else { 2_559_529 };
+    pub(super) const RING: u64 = if cfg!(feature = "sites-off") { 2_518_902 } else { 2_556_263 };
     pub(super) const DMA: u64 = 29_966;
 }
 

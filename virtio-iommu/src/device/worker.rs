@@ -294,22 +294,23 @@ impl RequestWorker {
         if let Err(error) = self.check_writable() {
             return self.garbled(ChainErrorKind::Descriptors, &readable, &error);
         }
-        sites::decoded(self.key, readable.bytes[0]);
         if let Err(RequestError::Short { need, .. }) = &decoded {
             let head = *need == request::HEAD_BYTES;
             let kind = if head { ChainErrorKind::ShortHead } else { ChainErrorKind::ShortRequest };
             self.garbled(kind, &readable, &"short readable part");
         }
         self.reply.clear();
+        sites::decoded(self.key, readable.bytes[0]);
         self.reply.resize(writable as usize, 0);
         let status = match self.perform(decoded) {
             Ok(()) => Status::Ok,
             Err(error) => self.refused(&error),
         };
-        sites::table_done(self.key, status as u8);
         self.counters().status(status);
         let tail = self.reply.len() - TAIL_BYTES;
         self.reply[tail] = status as u8;
+        // Right before a call, where the registers that its arguments take hold nothing else.
+        sites::table_done(self.key, status as u8);
         match self.chain.write_at(&self.ram, 0, &self.reply) {
             Ok(written) => written as u32,
             // Memory that was there a moment ago: guest RAM does not go away while the device runs.
