@@ -1,7 +1,5 @@
 //! The lab, booted: the same counts inside as outside, and what happens when it breaks.
 
-#![allow(clippy::print_stderr, reason = "a test that cannot run here says so")]
-
 mod common;
 
 use std::{
@@ -9,21 +7,11 @@ use std::{
     time::Duration,
 };
 
-use common::{bench, outcome, run_json};
+use common::{bench, lab, outcome, run_json};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-
-/// Whether the lab can be had here; says so when it cannot.
-fn lab() -> bool {
-    let out = outcome(&["lab", "--prepare"]);
-    assert!(matches!(out.code, 0 | 3), "{}", out.stderr);
-    if out.code == 3 {
-        eprintln!("SKIPPED: no lab here: {}; see docs/lab.md", out.stderr.trim());
-    }
-    out.code == 0
-}
 
 /// A QEMU of the lab whose work folder is gone or whose parent died would be found here.
 fn labs_running(parent: u32) -> usize {

@@ -6,21 +6,11 @@ mod common;
 
 use std::path::Path;
 
-use common::{outcome, run_json};
+use common::{lab, outcome, run_json};
 use serde_json::Value;
 
 /// Where the lab's disk is.
 const DISK: &str = "0000:00:10.0";
-
-/// Whether the lab can be had here; says so when it cannot.
-fn lab() -> bool {
-    let out = outcome(&["lab", "--prepare"]);
-    assert!(matches!(out.code, 0 | 3), "{}", out.stderr);
-    if out.code == 3 {
-        eprintln!("SKIPPED: no lab here: {}; see docs/lab.md", out.stderr.trim());
-    }
-    out.code == 0
-}
 
 fn cases(run: &Value) -> &Vec<Value> {
     run["cases"].as_array().unwrap()

@@ -2,11 +2,9 @@
 //!
 //! That the probes count right there is checked by `probes/tests/lab`.
 
-#![allow(clippy::print_stderr, reason = "a test that cannot run here says so")]
-
 mod common;
 
-use common::{outcome, run_json};
+use common::{lab, run_json};
 use serde_json::Value;
 
 /// The kind that a probe is attached by; none if it is not.
@@ -17,9 +15,7 @@ fn kind<'r>(run: &'r Value, name: &str) -> Option<&'r str> {
 
 #[test]
 fn probes_inside_the_lab_come_out_with_the_run() {
-    let prepared = outcome(&["lab", "--prepare"]);
-    if prepared.code == 3 {
-        eprintln!("SKIPPED: no lab here: {}; see docs/lab.md", prepared.stderr.trim());
+    if !lab() {
         return;
     }
     let store = tempfile::tempdir().unwrap();

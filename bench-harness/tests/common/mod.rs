@@ -1,6 +1,7 @@
 //! The command under test.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(clippy::print_stderr, reason = "a test that cannot run here says so")]
 
 use std::path::Path;
 
@@ -71,4 +72,14 @@ pub fn cases<'r>(run: &'r Value, mode: &str, test: &str) -> Vec<&'r Value> {
 /// A count of a case; absent counts are `None`.
 pub fn count(case: &Value, name: &str) -> Option<u64> {
     case["counts"].get(name).map(|n| n.as_u64().unwrap())
+}
+
+/// Whether the lab can be had here; says so when it cannot.
+pub fn lab() -> bool {
+    let out = outcome(&["lab", "--prepare"]);
+    assert!(matches!(out.code, 0 | 3), "{}", out.stderr);
+    if out.code == 3 {
+        eprintln!("SKIPPED: no lab here: {}; see docs/lab.md", out.stderr.trim());
+    }
+    out.code == 0
 }
