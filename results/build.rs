@@ -43,9 +43,10 @@ fn watched_paths() -> Vec<String> {
         paths.extend(git(&["rev-parse", "--git-path", name]));
     }
     for folder in [
-        "virtio-iommu",
-        "transport",
-        "endpoints",
+        "device/spec",
+        "device/iommu",
+        "device/transport",
+        "device/endpoints",
         "workloads",
         "results/src",
         "analysis/src",

@@ -1,7 +1,7 @@
 //! Restoring whatever the input says: refused whole, or a device that saves what it was given and goes on working.
 #![no_main]
 
-#[path = "../../virtio-iommu/tests/support/mod.rs"]
+#[path = "../../../device/iommu/tests/support/mod.rs"]
 mod support;
 
 use std::sync::Arc;

@@ -138,7 +138,7 @@ fn version_2_is_pinned_and_is_only_for_several_queues() {
     let bytes = encode(&state).unwrap();
     let (head, body) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1);
     assert!(head.starts_with(b"virtio-iommu/state/2 "));
-    let golden = include_bytes!("../../../../fuzz/corpus/state/golden-queues");
+    let golden = include_bytes!("../../../../../dev/fuzz/corpus/state/golden-queues");
     assert_eq!(String::from_utf8_lossy(body), String::from_utf8_lossy(golden));
     // The same content under the other version's number.
     let renamed = String::from_utf8(bytes).unwrap().replacen("state/2", "state/1", 1);

@@ -52,7 +52,7 @@ impl Visit {
     }
 
     fn shot(&mut self, name: &str) {
-        let target = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/dashboard-screenshots");
+        let target = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/dashboard-screenshots");
         self.browser.screenshot(&target.join(format!("{name}.png")));
     }
 

@@ -1,6 +1,6 @@
-//! Instruction counts of the hot paths, held against the numbers in `shootout/benches/instructions.rs`.
+//! Instruction counts of the hot paths, held against the numbers in `dev/shootout/benches/instructions.rs`.
 //!
-//! The device's requests are counted twice, with its trace points (`probes/sites`) and with them compiled out: the difference
+//! The device's requests are counted twice, with its trace points (`probes/tracepoints`) and with them compiled out: the difference
 //! is what they cost while nobody watches, and has a bound.
 //!
 //! What is counted is built by [`compiler`]'s rules, since the folder of the sources would otherwise move a count by one or
@@ -36,7 +36,7 @@ pub(crate) enum InstructionsError {
     Cargo(#[from] io::Error),
     #[error("Cargo.lock names no version of gungraun")]
     NotLocked,
-    #[error("a hot path takes more instructions than shootout/benches/instructions.rs allows")]
+    #[error("a hot path takes more instructions than dev/shootout/benches/instructions.rs allows")]
     Regressed,
     #[error("gungraun's output cannot be read: {0}")]
     Output(#[from] serde_json::Error),

@@ -222,7 +222,7 @@ fn version_1_is_pinned() {
     assert_eq!(rig.map(1, 0x1000, 0x2fff, 0x5000), Status::Ok);
     let bytes = encode(&saved(&rig)).unwrap();
     let (head, body) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1);
-    let golden = include_bytes!("../../../fuzz/corpus/state/golden");
+    let golden = include_bytes!("../../../../dev/fuzz/corpus/state/golden");
     assert_eq!(String::from_utf8_lossy(body), String::from_utf8_lossy(golden));
     assert!(head.starts_with(b"virtio-iommu/state/1 "));
 }

@@ -1,9 +1,9 @@
 //! Sequences of requests through the ring, each answer compared with the oracle's, and so is every address after it.
 #![no_main]
 
-#[path = "../../virtio-iommu/tests/support/oracle.rs"]
+#[path = "../../../device/iommu/tests/support/oracle.rs"]
 mod oracle;
-#[path = "../../virtio-iommu/tests/support/mod.rs"]
+#[path = "../../../device/iommu/tests/support/mod.rs"]
 mod support;
 
 use libfuzzer_sys::fuzz_target;

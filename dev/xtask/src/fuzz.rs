@@ -4,7 +4,7 @@ use std::{io, path::Path, process::Command};
 
 use thiserror::Error;
 
-/// The targets of `fuzz/`.
+/// The targets of `dev/fuzz/`.
 const TARGETS: [&str; 6] = ["ring", "requests", "state", "sites", "pci", "vfio_user"];
 
 /// How long, and what.
@@ -28,7 +28,7 @@ pub(crate) enum FuzzError {
     NotInstalled,
     #[error("cannot run cargo: {0}")]
     Cargo(#[from] io::Error),
-    #[error("target {target} failed; the input is in fuzz/artifacts/{target}")]
+    #[error("target {target} failed; the input is in dev/fuzz/artifacts/{target}")]
     Failed { target: String },
 }
 
@@ -50,11 +50,13 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<(), FuzzError> {
         command.args([
             "fuzz",
             "run",
+            "--fuzz-dir",
+            "dev/fuzz",
             "--sanitizer",
             "none",
             target,
             &scratch,
-            &format!("fuzz/corpus/{target}"),
+            &format!("dev/fuzz/corpus/{target}"),
         ]);
         command.args([
             "--",

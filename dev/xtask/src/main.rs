@@ -89,5 +89,5 @@ fn main() -> ExitCode {
 /// The workspace's folder.
 fn root() -> PathBuf {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().map_or_else(|| manifest.clone(), PathBuf::from)
+    manifest.ancestors().nth(2).map_or_else(|| manifest.clone(), PathBuf::from)
 }
