@@ -1,6 +1,36 @@
-//! How models are explored.
+//! Exploration of models, and objects whose accesses loom tracks.
+
+#![allow(unsafe_code, reason = "accesses to tracked objects; loom checks that they do not race")]
 
 use std::sync::Arc;
+
+use ::loom::cell::UnsafeCell;
+
+/// A number that is read and written without synchronisation of its own, as guest memory and freed memory are. Loom
+/// fails the model on a write that no happens-before orders with every other access, even where each value read would be
+/// right.
+pub(crate) struct Tracked(UnsafeCell<u64>);
+
+// SAFETY: an access that races fails the model before it has an effect.
+unsafe impl Send for Tracked {}
+// SAFETY: as for Send.
+unsafe impl Sync for Tracked {}
+
+impl Tracked {
+    pub(crate) fn new(value: u64) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+
+    pub(crate) fn read(&self) -> u64 {
+        // SAFETY: loom has checked that no write is concurrent.
+        self.0.with(|value| unsafe { *value })
+    }
+
+    pub(crate) fn write(&self, new: u64) {
+        // SAFETY: loom has checked that no other access is concurrent.
+        self.0.with_mut(|value| unsafe { *value = new });
+    }
+}
 
 /// Explores every execution of a model of two threads with at most 4 preemptions.
 pub(crate) fn model(f: impl Fn() + Sync + Send + 'static) {

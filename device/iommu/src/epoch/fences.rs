@@ -34,7 +34,7 @@ impl Fences {
     pub(super) fn light(self) {
         match self {
             Self::Symmetric => fence(Ordering::SeqCst),
-            Self::Asymmetric => std::sync::atomic::compiler_fence(Ordering::SeqCst),
+            Self::Asymmetric => reader_half(),
         }
     }
 
@@ -48,12 +48,56 @@ impl Fences {
     }
 }
 
-#[cfg(any(loom, shuttle, miri, not(target_os = "linux")))]
+#[cfg(not(loom))]
+#[inline(always)]
+fn reader_half() {
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
+}
+
+/// A stand-in for `membarrier(2)`, which loom does not know.
+///
+/// Modelled is the guarantee: of each reader and each barrier, either the barrier comes after the reader's
+/// announcement, and the scan behind the barrier sees that, or it comes before the reader's first load, which then sees
+/// the removal. Both sides perform a read-modify-write of one atomic, whose order says which. A model fails when the
+/// unmapper's half is missing: no other fence of the unmapper helps a reader that has none.
+///
+/// Not modelled are the kernel's part (that a barrier reaches each running thread, and that registration is for the
+/// process) and the compiler fence that keeps the reader's announcement before its loads.
+#[cfg(loom)]
+mod stand_in {
+    use crate::sync::{AtomicU64, Ordering};
+
+    ::loom::lazy_static! {
+        static ref BARRIER: AtomicU64 = AtomicU64::new(0);
+    }
+
+    /// AcqRel: of two halves the later one sees what came before the earlier one.
+    pub(super) fn half() {
+        BARRIER.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(loom)]
+use stand_in::half as reader_half;
+
+#[cfg(loom)]
+fn register() -> bool {
+    // Made before there are threads, so that making it orders nothing.
+    stand_in::half();
+    true
+}
+
+#[cfg(loom)]
+fn barrier_everywhere() {
+    stand_in::half();
+}
+
+#[cfg(all(not(loom), any(shuttle, miri, not(target_os = "linux"))))]
 fn register() -> bool {
     false
 }
 
-#[cfg(any(loom, shuttle, miri, not(target_os = "linux")))]
+#[cfg(all(not(loom), any(shuttle, miri, not(target_os = "linux"))))]
 fn barrier_everywhere() {
     fence(Ordering::SeqCst);
 }
@@ -67,6 +111,14 @@ fn register() -> bool {
 fn barrier_everywhere() {
     // Registered in `checked`, so this cannot fail; a kernel that changed its mind would break the guard, so stop.
     assert!(membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED), "membarrier(2) refused after registration");
+    #[cfg(test)]
+    BARRIERS.set(BARRIERS.get() + 1);
+}
+
+#[cfg(all(test, not(any(loom, shuttle, miri, not(target_os = "linux")))))]
+thread_local! {
+    /// Barriers this thread has had the kernel perform.
+    pub(super) static BARRIERS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 #[cfg(not(any(loom, shuttle, miri, not(target_os = "linux"))))]

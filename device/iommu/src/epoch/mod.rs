@@ -9,9 +9,14 @@
 //!
 //! Orderings: a pin stores its epoch, then fences ([`Fences`]), then loads table entries. An unmapper stores table
 //! entries, fences, then loads the pins. One of the two sees the other, so a guard that the unmapper does not see
-//! sees the removal.
+//! sees the removal. What a guard accessed happens before what follows a grace period: the scan sees the guard's end, or
+//! a later pin of the same participant, and both are Release stores.
+//!
+//! `models` checks this on the shipped code, with objects whose accesses loom tracks.
 
 mod fences;
+#[cfg(all(test, loom))]
+mod models;
 mod participant;
 
 pub use fences::Fences;

@@ -175,8 +175,10 @@ impl Participant {
             // Acquire pairs with the AcqRel increment in `wait`: a guard of the new epoch sees what was removed
             // before the epoch began.
             let epoch = self.shared.epoch.load(Ordering::Acquire);
-            // Relaxed: ordered before the guard's loads by the fence, which pairs with `Fences::heavy` in `wait`.
-            self.slot.pin.store(epoch << 1 | 1, Ordering::Relaxed);
+            // Release pairs with the Acquire in `has_passed`: this store replaces the one of the previous guard's end,
+            // and a scan that sees only this one must still have that guard's accesses behind it. The order of the store
+            // before this guard's own loads comes from the fence, which pairs with `Fences::heavy` in `wait`.
+            self.slot.pin.store(epoch << 1 | 1, Ordering::Release);
             self.fences.light();
         }
         Guard { participant: self }
@@ -264,7 +266,8 @@ impl Participant {
 
 impl Shared {
     fn has_passed(&self, number: usize, target: u64) -> bool {
-        // Acquire pairs with the Release store in `Guard::drop`: what the guard accessed happens before what follows.
+        // Acquire pairs with the Release stores in `Guard::drop` and `Participant::pin`: what earlier guards of this
+        // participant accessed happens before what follows.
         let pin = self.slots[number].pin.load(Ordering::Acquire);
         pin == QUIESCENT || pin >> 1 >= target
     }

@@ -101,3 +101,25 @@ fn slots_are_given_back() {
     drop(all);
     assert!(epoch.register().is_ok());
 }
+
+/// The kernel's barrier itself, which the models replace by a stand-in.
+#[cfg(all(target_os = "linux", not(miri)))]
+#[test]
+fn each_asymmetric_grace_period_and_each_batch_of_retired_objects_has_a_barrier() {
+    let barriers = || super::fences::BARRIERS.get();
+    let epoch = Epoch::new(Fences::Asymmetric);
+    if epoch.fences() == Fences::Symmetric {
+        println!("SKIPPED: the kernel offers no private expedited membarrier(2)");
+        return;
+    }
+    let (me, _other) = (epoch.register().unwrap(), epoch.register().unwrap());
+    for count in 1..=3 {
+        me.synchronize(SHORT).unwrap();
+        assert_eq!(barriers(), count);
+    }
+    let live = Arc::new(AtomicUsize::new(0));
+    for _ in 0..64 {
+        me.pin().retire(Counted::new(&live));
+    }
+    assert_eq!((barriers(), live.load(Ordering::Relaxed)), (4, 0), "collected without a wait");
+}
