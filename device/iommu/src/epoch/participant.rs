@@ -151,7 +151,8 @@ pub struct Participant {
     slot: Arc<CachePadded<Slot>>,
     fences: Fences,
     number: usize,
-    depth: Cell<u32>,
+    /// Live guards.
+    pub(super) depth: Cell<u32>,
     retired: RefCell<Vec<Retired>>,
     /// Whether enough has been retired to look if it can be freed: all that a guard's end has to look at.
     laden: Cell<bool>,
@@ -167,11 +168,14 @@ impl Participant {
     }
 
     /// Pins the caller: nothing it finds from here on goes away until the guard is dropped. Guards nest.
+    ///
+    /// # Panics
+    /// When `u32::MAX` guards of this participant are live: guards that were forgotten count for ever.
     #[inline(always)]
     pub fn pin(&self) -> Guard<'_> {
         let depth = self.depth.get();
-        self.depth.set(depth + 1);
         if depth == 0 {
+            self.depth.set(1);
             // Acquire pairs with the AcqRel increment in `wait`: a guard of the new epoch sees what was removed
             // before the epoch began.
             let epoch = self.shared.epoch.load(Ordering::Acquire);
@@ -180,6 +184,9 @@ impl Participant {
             // before this guard's own loads comes from the fence, which pairs with `Fences::heavy` in `wait`.
             self.slot.pin.store(epoch << 1 | 1, Ordering::Release);
             self.fences.light();
+        } else {
+            // A count that wrapped to 0 would let the next guard replace the pin of those that are live.
+            self.depth.set(depth.checked_add(1).expect("too many live guards of one participant"));
         }
         Guard { participant: self }
     }

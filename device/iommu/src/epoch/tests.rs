@@ -102,6 +102,35 @@ fn slots_are_given_back() {
     assert!(epoch.register().is_ok());
 }
 
+#[test]
+#[should_panic(expected = "too many live guards")]
+fn the_number_of_live_guards_is_checked() {
+    let epoch = Epoch::new(Fences::Symmetric);
+    let me = epoch.register().unwrap();
+    let _guard = std::mem::ManuallyDrop::new(me.pin());
+    // As if all others had been forgotten.
+    me.depth.set(u32::MAX - 1);
+    let _last = std::mem::ManuallyDrop::new(me.pin());
+    let _ = std::mem::ManuallyDrop::new(me.pin());
+}
+
+#[test]
+fn guards_nest_to_any_depth_below_the_limit() {
+    let epoch = Epoch::new(Fences::best());
+    let (me, unmapper) = (epoch.register().unwrap(), epoch.register().unwrap());
+    for depth in [1, 2, 3, 1000] {
+        let mut guards: Vec<_> = (0..depth).map(|_| me.pin()).collect();
+        while guards.len() > 1 {
+            guards.swap_remove(0);
+            assert!(me.is_pinned(), "{} of {depth} are live", guards.len());
+            assert!(unmapper.synchronize(SHORT).is_err(), "{} of {depth} are live", guards.len());
+        }
+        drop(guards);
+        assert!(!me.is_pinned());
+        assert_eq!(unmapper.synchronize(SHORT), Ok(()), "{depth} guards have gone");
+    }
+}
+
 /// The kernel's barrier itself, which the models replace by a stand-in.
 #[cfg(all(target_os = "linux", not(miri)))]
 #[test]
