@@ -6,7 +6,7 @@ use crate::{
     dma::Access,
     epoch::{Epoch, Guard, Participant},
     epoch_cell::EpochCell,
-    iotlb::InvalidationLog,
+    iotlb::{InvalidationLog, Unfinished},
     passthrough::{BackendError, Mirrors},
     properties::Regions,
     request::RequestError,
@@ -227,9 +227,14 @@ impl Domain {
     }
 
     /// UNMAP. The range is cut to what can be mapped at all, so that `[0, u64::MAX]` removes everything whatever
-    /// `input_range` is.
+    /// `input_range` is. Where there are IOTLBs, `queue` announces the removal until its grace period is over.
     #[inline]
-    pub(crate) fn unmap(&self, guard: &Guard<'_>, unmap: &request::Unmap) -> Result<Removed, RequestError> {
+    pub(crate) fn unmap(
+        &self,
+        guard: &Guard<'_>,
+        unmap: &request::Unmap,
+        queue: &Unfinished,
+    ) -> Result<Removed, RequestError> {
         if self.is_dead() {
             return Err(RequestError::NoDomain { domain: self.id });
         }
@@ -238,10 +243,10 @@ impl Domain {
         let range = IovaRange::new(start, end).ok_or(RequestError::Backwards { start, end })?;
         match range.intersection(&self.limits.input_range) {
             Some(range) => {
+                let Some(log) = &self.log else { return Ok(table.unmap(guard, range)?) };
+                queue.announce(log, range);
                 let removed = table.unmap(guard, range)?;
-                if let Some(log) = &self.log
-                    && removed.mappings != 0
-                {
+                if removed.mappings != 0 {
                     log.append(range);
                 }
                 Ok(removed)
@@ -257,6 +262,7 @@ impl Domain {
         &self,
         participant: &Participant,
         map: &request::Map,
+        queue: &Unfinished,
     ) -> Result<(), RequestError> {
         let mirrors = self.mirrors.lock();
         let guard = participant.pin();
@@ -270,7 +276,7 @@ impl Domain {
                 virt_end: mapping.range.end(),
                 reserved: [0; 4],
             };
-            if let Err(error) = self.unmap(&participant.pin(), &unmap) {
+            if let Err(error) = self.unmap(&participant.pin(), &unmap, queue) {
                 tracing::error!(%error, "a mapping that the host refused stays in the table");
             }
             error.into()
@@ -283,9 +289,10 @@ impl Domain {
         &self,
         participant: &Participant,
         unmap: &request::Unmap,
+        queue: &Unfinished,
     ) -> (Result<(), BackendError>, Result<Removed, RequestError>) {
         let mirrors = self.mirrors.lock();
-        let removed = self.unmap(&participant.pin(), unmap);
+        let removed = self.unmap(&participant.pin(), unmap, queue);
         let range = IovaRange::new(unmap.virt_start, unmap.virt_end);
         let done = match (&removed, range) {
             (Ok(removed), Some(range)) if removed.mappings != 0 => mirrors.unmap(range),

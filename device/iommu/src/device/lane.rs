@@ -3,11 +3,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{ServiceObserver, counters::LiveCounters};
+use crate::iotlb::Unfinished;
 
 /// One request queue's share of the device. Padded, so that workers do not share cache lines.
 #[derive(Default)]
 pub(crate) struct Lane {
     pub(crate) counters: LiveCounters,
+    /// Removals that ports' IOTLBs may not have followed yet.
+    pub(crate) unfinished: Unfinished,
     observer: Mutex<Option<Box<dyn ServiceObserver>>>,
     indices: Mutex<Option<(u16, u16)>>,
 }

@@ -2,6 +2,7 @@
 
 use std::{mem, sync::Arc};
 
+use crossbeam_utils::CachePadded;
 use iommu_sites::{self as sites, RequestKey, RingKey};
 use virtio_iommu_spec::{
     DomainId, EndpointId, Iova, IovaRange, Status, feature, private,
@@ -16,6 +17,7 @@ use crate::{
     dma::{Access, DmaError, DmaMemory},
     domain::Domain,
     epoch::Participant,
+    iotlb::{self, InvalidationLog},
     memory::GuestRam,
     queue::{Chain, Queue, QueueError},
     request::{ChainErrorKind, Decoded, Offer, Readable, Request, RequestError, decode, status},
@@ -82,6 +84,20 @@ impl DomainCache {
     }
 }
 
+/// Whether a MAP that queue number `own` has just performed must wait for removals that are not finished: those of other
+/// queues, and its own ones of an earlier batch if their grace period was given up (`stuck`).
+fn overtakes(
+    log: &InvalidationLog,
+    map: &request::Map,
+    lanes: &[CachePadded<Lane>],
+    own: u16,
+    stuck: bool,
+) -> bool {
+    let Some(range) = IovaRange::new(map.virt_start, map.virt_end) else { return false };
+    let others = lanes.iter().zip(0..).filter(|&(_, number)| number != own || stuck);
+    iotlb::overtakes(log, range, others.map(|(lane, _)| &lane.unfinished))
+}
+
 #[cold]
 fn look_up(core: &Core, id: u32) -> Result<Arc<Domain>, RequestError> {
     let domain = core.check_domain_id(id)?;
@@ -89,9 +105,12 @@ fn look_up(core: &Core, id: u32) -> Result<Arc<Domain>, RequestError> {
     control.domains.get(&domain).map(|slot| slot.domain.clone()).ok_or(RequestError::NoDomain { domain })
 }
 
-/// A request that took something away: its status byte, should the grace period be given up.
+/// A request that is answered after the grace period: should that be given up, its answer is changed.
 struct Removal {
+    /// Address of the status byte.
     status_gpa: u64,
+    /// The status it has been counted with.
+    status: Status,
 }
 
 /// One request queue and the thread that serves it.
@@ -116,6 +135,12 @@ pub(super) struct RequestWorker {
     credits: Credits,
     graveyard: Graveyard,
     removals: Vec<Removal>,
+    /// Those of them that are MAPs and took the place of what another queue is removing: how to undo them.
+    overtaking: Vec<request::Unmap>,
+    /// This queue's announcement of removals stands.
+    announced: bool,
+    /// The grace period of something announced was given up: the announcement stands until one has been waited for.
+    stuck: bool,
     /// Domains whose real devices' page tables may have put something off, in this batch.
     put_off: Vec<u32>,
     /// Everything a chain's answer needs, tail included.
@@ -143,6 +168,9 @@ impl RequestWorker {
             map_flags: core.map_flags(features),
             event_idx: features & super::F_EVENT_IDX != 0,
             removals: Vec::with_capacity(usize::from(queue.size())),
+            overtaking: Vec::new(),
+            announced: false,
+            stuck: false,
             put_off: Vec::new(),
             reply: Vec::with_capacity(core.options.probe_size as usize + TAIL_BYTES),
             core,
@@ -193,6 +221,9 @@ impl RequestWorker {
             self.grace();
             self.flush();
             sites::grace_done(last, served, removals);
+        } else if self.announced && !self.stuck {
+            // Nothing was removed.
+            self.conclude();
         }
         let interrupt = self.queue.publish(&self.ram)?;
         sites::completed(last, served);
@@ -359,13 +390,13 @@ impl RequestWorker {
             Request::Unmap(unmap) => self.unmap(&unmap),
             Request::Attach(attach) => {
                 let removed = self.core.attach(&self.participant, &mut self.graveyard, &attach)?;
-                self.note_removal(removed);
+                self.note_removal(removed, Status::Ok);
                 self.tell_attached(attach.endpoint, Some(attach.domain));
                 Ok(())
             }
             Request::Detach(detach) => {
                 let removed = self.core.detach(&self.participant, &mut self.graveyard, &detach)?;
-                self.note_removal(removed);
+                self.note_removal(removed, Status::Ok);
                 self.tell_attached(detach.endpoint, None);
                 Ok(())
             }
@@ -401,6 +432,11 @@ impl RequestWorker {
         match result {
             Ok(()) => {
                 counters.mapped();
+                if let Some(log) = domain.log()
+                    && overtakes(log, map, &core.lanes, self.lane, self.stuck)
+                {
+                    self.note_overtaking(map);
+                }
                 if self.follows {
                     self.tell_mapped(map);
                 }
@@ -415,22 +451,30 @@ impl RequestWorker {
     #[inline(never)]
     fn map_mirrored(&mut self, map: &request::Map) -> Result<(), RequestError> {
         let core = &*self.core;
-        let result =
-            self.cache.find(core, map.domain).and_then(|domain| domain.map_mirrored(&self.participant, map));
+        let lane = &core.lanes[usize::from(self.lane)];
+        let domain = self.cache.find(core, map.domain);
+        let result = domain.and_then(|domain| {
+            domain.map_mirrored(&self.participant, map, &lane.unfinished)?;
+            Ok(domain.log().is_some_and(|log| overtakes(log, map, &core.lanes, self.lane, self.stuck)))
+        });
         match result {
-            Ok(()) => {
-                core.lanes[usize::from(self.lane)].counters.mapped();
+            Ok(overtaking) => {
+                lane.counters.mapped();
+                if overtaking {
+                    self.note_overtaking(map);
+                }
                 if self.follows {
                     self.tell_mapped(map);
                 }
             }
             Err(_) => self.credits.refund(1, &core.pool),
         }
-        if let Err(RequestError::Backend(_)) = result {
+        if let Err(error @ RequestError::Backend(_)) = &result {
             // Other endpoints may have seen the mapping.
-            self.note_removal(true);
+            self.announced = true;
+            self.note_removal(true, status(error));
         }
-        result
+        result.map(|_| ())
     }
 
     #[inline(always)]
@@ -444,12 +488,13 @@ impl RequestWorker {
             drop(guard);
             return self.unmap_mirrored(unmap);
         }
-        let removed = domain.unmap(&guard, unmap)?;
+        self.announced |= domain.log().is_some();
+        let removed = domain.unmap(&guard, unmap, &core.lanes[usize::from(self.lane)].unfinished)?;
         drop(guard);
         if removed.mappings != 0 {
             self.credits.refund(removed.mappings, &core.pool);
             counters.unmapped(removed.mappings);
-            self.note_removal(true);
+            self.note_removal(true, Status::Ok);
             if self.follows {
                 self.tell_unmapped(unmap, removed);
             }
@@ -466,17 +511,20 @@ impl RequestWorker {
         if !self.put_off.contains(&unmap.domain) {
             self.put_off.push(unmap.domain);
         }
-        let (done, removed) = domain.unmap_mirrored(&self.participant, unmap);
+        let lane = &core.lanes[usize::from(self.lane)];
+        self.announced |= domain.log().is_some();
+        let (done, removed) = domain.unmap_mirrored(&self.participant, unmap, &lane.unfinished);
         let removed = removed?;
+        let done = done.map_err(RequestError::from);
         if removed.mappings != 0 {
             self.credits.refund(removed.mappings, &core.pool);
-            core.lanes[usize::from(self.lane)].counters.unmapped(removed.mappings);
-            self.note_removal(true);
+            lane.counters.unmapped(removed.mappings);
+            self.note_removal(true, done.as_ref().map_or_else(status, |()| Status::Ok));
             if self.follows {
                 self.tell_unmapped(unmap, removed);
             }
         }
-        Ok(done?)
+        done
     }
 
     #[cold]
@@ -506,9 +554,37 @@ impl RequestWorker {
         }
     }
 
-    /// The request being served needs the grace period.
+    /// The MAP being served took the place of what another queue is removing: it is answered after a grace period, too.
+    #[cold]
+    #[inline(never)]
+    fn note_overtaking(&mut self, map: &request::Map) {
+        let request::Map { domain, virt_start, virt_end, .. } = *map;
+        self.overtaking.push(request::Unmap { domain, virt_start, virt_end, reserved: [0; 4] });
+        self.note_removal(true, Status::Ok);
+    }
+
+    /// The grace period that MAPs have waited for was given up: they are refused, and a refused MAP maps nothing.
+    #[cold]
+    fn undo_overtaking(&mut self) {
+        let answers = self.removals.len();
+        for unmap in mem::take(&mut self.overtaking) {
+            if let Err(error) = self.unmap(&unmap) {
+                tracing::error!(%error, "a refused mapping stays");
+            }
+        }
+        // No request is being served, so none is to be answered.
+        self.removals.truncate(answers);
+    }
+
+    /// The grace period of what was announced is over, or nothing was removed.
+    fn conclude(&mut self) {
+        self.lane().unfinished.clear();
+        (self.announced, self.stuck) = (false, false);
+    }
+
+    /// The request being served, which is answered with `status`, needs the grace period.
     #[inline]
-    fn note_removal(&mut self, removed: bool) {
+    fn note_removal(&mut self, removed: bool, status: Status) {
         if !removed {
             return;
         }
@@ -516,7 +592,7 @@ impl RequestWorker {
         for segment in self.chain.writable() {
             let len = u64::from(segment.len);
             if skip < len {
-                self.removals.push(Removal { status_gpa: segment.addr + skip });
+                self.removals.push(Removal { status_gpa: segment.addr + skip, status });
                 return;
             }
             skip -= len;
@@ -530,12 +606,18 @@ impl RequestWorker {
         let result = self.participant.synchronize(self.core.options.patience);
         self.observe(|observer| observer.grace_end());
         let counters = &self.core.lanes[usize::from(self.lane)].counters;
-        counters.grace(self.removals.len() as u64);
+        counters.grace((self.removals.len() - self.overtaking.len()) as u64);
         if let Err(error) = result {
             counters.stuck();
+            self.undo_overtaking();
             tracing::error!(%error, requests = self.removals.len(), "grace period given up");
+            self.stuck = self.announced;
             self.restate(status(&RequestError::from(error)));
         } else {
+            self.overtaking.clear();
+            if self.announced {
+                self.conclude();
+            }
             let mappings = self.graveyard.clear(&self.participant);
             self.credits.refund(mappings, &self.core.pool);
         }
@@ -561,7 +643,7 @@ impl RequestWorker {
         for removal in self.removals.drain(..) {
             // Checked before the request was performed.
             let _ = self.ram.write(removal.status_gpa, &[status as u8]);
-            counters.restate(Status::Ok, status);
+            counters.restate(removal.status, status);
         }
     }
 

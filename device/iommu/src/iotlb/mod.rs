@@ -12,7 +12,12 @@
 //!   head and did not see the removal, so the range lies beyond that head. The entry lives on under the guard that walked,
 //!   which the unmapper waits for, and the next [`enter`](Iotlb::enter) drops it.
 //!
-//! `models` checks both on the shipped code, and that they fail without the append, or with the append too early.
+//! Why none finds it after the answer to a MAP that took its place: that MAP may be on another request queue, before the
+//! range is in the log or while an old guard still runs. Each queue announces what it is about to remove
+//! ([`Unfinished`]); a MAP that overlaps an announcement appends the range itself and waits for a grace period, too.
+//!
+//! `models` checks all three on the shipped code, and that they fail without the append, with the append too early, or
+//! without the announcement.
 
 mod counters;
 mod log;
@@ -22,6 +27,7 @@ mod options;
 mod sets;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
+mod unfinished;
 
 use std::{cell::Cell, sync::Arc};
 
@@ -34,6 +40,7 @@ pub use counters::IotlbCounters;
 pub(crate) use counters::{Ledger, LiveIotlb};
 pub use log::{InvalidationLog, LOG_RECORDS};
 pub use options::{IotlbError, IotlbOptions, PageSize, PageSizes};
+pub(crate) use unfinished::{Unfinished, overtakes};
 
 /// A cache's sets, by their number of ways.
 enum AnySets {

@@ -192,3 +192,83 @@ fn a_port_that_changes_its_domain_forgets_the_old_one() {
         port.join().unwrap();
     });
 }
+
+/// One queue unmaps a page and another one maps it anew; counts accesses after the answer to that MAP that went to the
+/// old page. The port's entry was made before. `announce` is what the shipped code does.
+fn old_translations_after_a_map(announce: bool) -> u64 {
+    let old = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let count = old.clone();
+    model(move || {
+        let epoch = Epoch::new(Fences::Symmetric);
+        let (me, other, port) =
+            (epoch.register().unwrap(), epoch.register().unwrap(), epoch.register().unwrap());
+        let world = World::new(&epoch, &me);
+        let queue = Arc::new(Unfinished::default());
+        let shape = IotlbOptions { entries: 2, ways: 2, page_sizes: PageSizes::SMALL };
+        let iotlb = Iotlb::new(&shape).unwrap();
+        world.access(&port.pin(), &iotlb, 1);
+        let unmapper = {
+            let (world, queue) = (world.clone(), queue.clone());
+            thread::spawn(move || {
+                if announce {
+                    queue.announce(&world.log, page(1));
+                }
+                world.table.unmap(&other.pin(), page(1)).unwrap();
+                world.log.append(page(1));
+                other.synchronize(PATIENCE).unwrap();
+                queue.clear();
+            })
+        };
+        let new = Mapping { range: page(1), gpa: Gpa(20 * PAGE), perms: Perms::RW };
+        let mapped = world.table.map(&me.pin(), &new).is_ok();
+        if mapped {
+            if overtakes(&world.log, page(1), [&*queue].into_iter()) {
+                me.synchronize(PATIENCE).unwrap();
+            }
+            let _guard = port.pin();
+            iotlb.enter(Some(&world.log));
+            if iotlb.find(PAGE).is_some_and(|found| found.gpa == Gpa(11 * PAGE)) {
+                old.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        unmapper.join().unwrap();
+    });
+    count.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+#[test]
+fn no_entry_outlives_the_answer_to_a_map_in_its_place() {
+    assert_eq!(old_translations_after_a_map(true), 0);
+}
+
+#[test]
+fn without_the_announcement_the_model_above_finds_old_translations() {
+    assert_ne!(old_translations_after_a_map(false), 0);
+}
+
+/// A queue's batches follow one another, each with an announcement of its own: a MAP that takes the place of what the
+/// first batch removed reads the announcement of that one, or finds it finished.
+#[test]
+fn a_map_in_the_place_of_an_earlier_batch_finds_it_announced_or_finished() {
+    model(|| {
+        let log = Arc::new(InvalidationLog::new());
+        let queue = Arc::new(Unfinished::default());
+        // Which of the pages is free, as a table's slot says it, and whether its grace period is over.
+        let gone = Arc::new(AtomicBool::new(false));
+        let finished = Arc::new(AtomicBool::new(false));
+        let unmapper = {
+            let (log, queue, gone, finished) = (log.clone(), queue.clone(), gone.clone(), finished.clone());
+            thread::spawn(move || {
+                queue.announce(&log, page(1));
+                gone.store(true, Ordering::Release);
+                finished.store(true, Ordering::Relaxed);
+                queue.clear();
+                queue.announce(&log, page(5));
+            })
+        };
+        if gone.load(Ordering::Acquire) && !overtakes(&log, page(1), [&*queue].into_iter()) {
+            assert!(finished.load(Ordering::Relaxed), "answered before the grace period was over");
+        }
+        unmapper.join().unwrap();
+    });
+}

@@ -125,6 +125,56 @@ fn a_port_follows_its_log_and_falls_behind_at_most_a_lap() {
     assert_eq!((iotlb.len(), iotlb.counters().flushes), (0, 3));
 }
 
+/// The step between the removal of a mapping and its record in the log, during which another queue's MAP is answered.
+#[test]
+fn a_map_that_overtakes_a_removal_drops_all_entries_of_what_it_replaces() {
+    let old = mapping(16 * PAGE, 16 * PAGE, 0);
+    for (cached, taken) in [(16, 16), (20, 20), (16, 31), (31, 16), (17, 30)] {
+        let (iotlb, log, queue) = (iotlb(64, 4), InvalidationLog::new(), Unfinished::default());
+        let other = mapping(64 * PAGE, PAGE, 0);
+        iotlb.enter(Some(&log));
+        iotlb.fill(cached * PAGE, &old);
+        iotlb.fill(64 * PAGE, &other);
+        // The page that is taken may be reached by an entry for another one, whose run goes on into it.
+        let hit = iotlb.find(cached * PAGE).unwrap();
+        assert_eq!(hit.run_end, old.range.end());
+        queue.announce(&log, old.range);
+        // The mapping is gone from the table now.
+        assert!(overtakes(&log, mapping(taken * PAGE, PAGE, 0).range, [&queue].into_iter()));
+        iotlb.enter(Some(&log));
+        assert_eq!(iotlb.find(cached * PAGE), None, "page {cached}, while page {taken} is mapped anew");
+        assert!(iotlb.find(64 * PAGE).is_some(), "an entry of another mapping stays");
+    }
+}
+
+#[test]
+fn a_map_overtakes_only_unfinished_removals_in_its_range_and_domain() {
+    let (log, other_log) = (InvalidationLog::new(), InvalidationLog::new());
+    let (idle, queue) = (Unfinished::default(), Unfinished::default());
+    let map = |log: &InvalidationLog, first: u64, pages: u64| {
+        overtakes(log, mapping(first * PAGE, pages * PAGE, 0).range, [&idle, &queue].into_iter())
+    };
+    let range = |first: u64, pages: u64| mapping(first * PAGE, pages * PAGE, 0).range;
+    assert!(!map(&log, 0, 1 << 20));
+    queue.announce(&log, range(10, 2));
+    assert_eq!(
+        [(9, 1), (9, 2), (10, 1), (11, 1), (12, 1), (0, 64)].map(|(first, n)| map(&log, first, n)),
+        [false, true, true, true, false, true]
+    );
+    assert!(!map(&other_log, 10, 2));
+    // The next request of the same batch, and one in another domain.
+    queue.announce(&log, range(20, 1));
+    queue.announce(&log, range(5, 1));
+    assert_eq!([4, 5, 10, 20, 21].map(|page| map(&log, page, 1)), [false, true, true, true, false]);
+    assert!(!map(&other_log, 5, 1));
+    queue.announce(&other_log, range(40, 1));
+    assert_eq!([&log, &other_log].map(|log| map(log, 40, 1)), [true, true]);
+    queue.clear();
+    assert_eq!([&log, &other_log].map(|log| map(log, 0, 64)), [false, false]);
+    queue.announce(&other_log, range(u64::MAX >> 12, 1));
+    assert_eq!([&log, &other_log].map(|log| map(log, u64::MAX >> 12, 1)), [false, true]);
+}
+
 #[test]
 fn shapes_that_make_no_sense_are_refused() {
     let shape = |entries, ways| IotlbOptions { entries, ways, ..IotlbOptions::default() }.check();

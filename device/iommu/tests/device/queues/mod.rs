@@ -2,6 +2,7 @@
 
 mod life;
 mod negotiation;
+mod overtaking;
 mod parallel;
 
 use std::{
