@@ -90,6 +90,28 @@ fn a_map_whose_wait_is_given_up_is_refused_and_maps_nothing() {
     assert_eq!(rig.counters().mappings_reserved, 0);
 }
 
+#[test]
+fn an_unmap_that_removes_nothing_makes_no_map_wait() {
+    let short = Patience { spins: 10, yields: 10, naps: 10 };
+    let (rig, mut lanes) = start(options(Some(short)));
+    assert_eq!(lanes[0].status(&rig.device, &attach(1, 8)), Status::Ok);
+    assert_eq!(lanes[0].status(&rig.device, &map(1, 100, 103, 7)), Status::Ok);
+    let port = rig.port(8);
+    let view = port.pin();
+    let mut free = 20;
+    // Nothing is there, or a mapping would be split.
+    for (range, status) in [((20, 63), Status::Ok), ((30, 101), Status::Range), ((0, 101), Status::Range)] {
+        assert_eq!(lanes[0].status(&rig.device, &unmap(1, range.0, range.1)), status);
+        for number in [1, 0] {
+            free += 1;
+            let answer = lanes[number].status(&rig.device, &map(1, free, free, 9));
+            assert_eq!(answer, Status::Ok, "page {free} after UNMAP of {range:?}");
+        }
+    }
+    assert!(view_is_live(&view));
+    assert_eq!(rig.counters().grace_stuck, 0);
+}
+
 /// Names the view at the point where it must still be live.
 fn view_is_live(view: &virtio_iommu::EndpointDma<'_>) -> bool {
     view.translate(1 << 40, Access::Read).is_err()
