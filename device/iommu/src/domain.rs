@@ -38,6 +38,16 @@ impl DomainTable {
             Err(BadGranule { .. }) => Self::Ordered(LockedTable::new(budget)),
         }
     }
+
+    /// Gives back the memory of a dead domain's table, in which nothing is mapped any more and nothing will be. The
+    /// table itself lives on in the caches of idle request queues.
+    pub(crate) fn give_up(&self, guard: &Guard<'_>) {
+        match self {
+            Self::Radix(table) => table.give_up(guard),
+            // Its charge went with its mappings.
+            Self::Ordered(_) => {}
+        }
+    }
 }
 
 macro_rules! each {

@@ -27,14 +27,16 @@ use crate::{
 pub(crate) struct Graveyard(Vec<Arc<Domain>>);
 
 impl Graveyard {
-    /// Removes what is left in the domains; returns how many mappings. To be called after a grace period.
+    /// Removes what is left in the domains, tables included; returns how many mappings. To be called after a grace period.
     pub(crate) fn clear(&mut self, participant: &Participant) -> u64 {
         let guard = participant.pin();
-        let removed =
-            |domain: Arc<Domain>| match domain.table().map(|table| table.unmap(&guard, IovaRange::ALL)) {
-                Ok(Ok(removed)) => removed.mappings,
-                _ => 0,
-            };
+        let removed = |domain: Arc<Domain>| {
+            let Ok(table) = domain.table() else { return 0 };
+            let mappings = table.unmap(&guard, IovaRange::ALL).map_or(0, |removed| removed.mappings);
+            // Not when the last reference goes: a queue that is idle keeps the domain in its cache.
+            table.give_up(&guard);
+            mappings
+        };
         self.0.drain(..).map(removed).sum()
     }
 }

@@ -20,6 +20,7 @@ mod qtest;
 mod queues;
 mod random;
 mod regions;
+mod restated;
 mod rings;
 mod service;
 mod state;

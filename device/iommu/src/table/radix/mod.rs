@@ -78,6 +78,8 @@ pub struct RadixTable {
     sweeping: AtomicBool,
     /// An UNMAP may have left empty tables since the last sweep.
     emptied: AtomicBool,
+    /// The root is charged to the budget.
+    root_charged: AtomicBool,
 }
 
 impl RadixTable {
@@ -109,6 +111,7 @@ impl RadixTable {
             sweep_at: AtomicU64::new(reclaim::SWEEP_FLOOR),
             sweeping: AtomicBool::new(false),
             emptied: AtomicBool::new(false),
+            root_charged: AtomicBool::new(true),
         })
     }
 

@@ -199,6 +199,16 @@ impl RadixTable {
         }
     }
 
+    /// Unlinks all tables but the root and gives back their charge and the root's. To be called when nothing is mapped any
+    /// more and nothing will be. The root itself, one table, goes with the tree.
+    pub(crate) fn give_up(&self, guard: &Guard<'_>) {
+        self.sweep_below(guard, &self.root, self.geometry.top(), IovaRange::ALL);
+        // Relaxed: a flag that only says who uncounts; it orders nothing.
+        if self.root_charged.swap(false, Ordering::Relaxed) {
+            self.uncount();
+        }
+    }
+
     /// Bytes of memory the tree holds.
     pub(super) fn bytes(&self) -> u64 {
         let nodes = self.nodes.load(Ordering::Relaxed);

@@ -150,3 +150,51 @@ fn version_2_is_pinned_and_is_only_for_several_queues() {
     let refused = decode(standard.replacen("state/1", "state/2", 1).as_bytes());
     assert!(matches!(refused, Err(FormatError::Version { found: 2, holds: 1 })), "{refused:?}");
 }
+
+/// An idle queue's cache keeps a domain alive, but none of the memory its table may use.
+#[test]
+fn a_dead_domains_tables_are_given_back_whatever_idle_queues_remember() {
+    for max_table_bytes in [64 << 10, 100 << 10] {
+        let (rig, mut lanes) = start(DeviceOptions { max_table_bytes, ..several(3) });
+        let [first, second, third] = &mut lanes[..] else { panic!("three queues") };
+        // Pages far apart, so that each takes tables of its own; how many there is room for in two domains.
+        let fill = |queues: &mut [&mut Lane]| {
+            let mut mapped = 0;
+            for domain in [1, 2] {
+                for page in 0u64.. {
+                    let requested = map(domain, page << 19, page << 19, 7);
+                    let statuses: Vec<_> =
+                        queues.iter_mut().map(|queue| queue.status(&rig.device, &requested)).collect();
+                    if statuses[0] == Status::NoMem {
+                        break;
+                    }
+                    // The same on the other queues, so that they remember the domain.
+                    assert_eq!(statuses[0], Status::Ok);
+                    assert!(statuses[1..].iter().all(|status| *status == Status::Inval), "{statuses:?}");
+                    mapped += 1;
+                }
+            }
+            mapped
+        };
+        let attach_both = |queue: &mut Lane| {
+            for (domain, endpoint) in [(1, 8), (2, 9)] {
+                assert_eq!(queue.status(&rig.device, &attach(domain, endpoint)), Status::Ok);
+            }
+        };
+        attach_both(first);
+        let room = fill(&mut [first, second, third]);
+        assert!(room > 2, "{room} mappings");
+        for round in 0..5 {
+            for (domain, endpoint) in [(1, 8), (2, 9)] {
+                assert_eq!(first.status(&rig.device, &detach(domain, endpoint)), Status::Ok);
+            }
+            assert_eq!(rig.device.table_bytes(), 0);
+            attach_both(first);
+            // The second and third queue are idle, or remember the new domains from now on.
+            let again = if round < 4 { fill(&mut [first]) } else { fill(&mut [first, second, third]) };
+            assert_eq!(again, room, "round {round}: {max_table_bytes} bytes hold fewer tables");
+        }
+        rig.device.reset();
+        assert_eq!(rig.counters().mappings_reserved, 0);
+    }
+}
