@@ -299,8 +299,9 @@ impl Core {
         true
     }
 
-    /// Detaches every endpoint: "When the device is reset, endpoints are not attached to any domain."
-    pub(crate) fn detach_all(&self) {
+    /// Detaches every endpoint: "When the device is reset, endpoints are not attached to any domain." `false` when an
+    /// access under what they had may still run.
+    pub(crate) fn detach_all(&self) -> bool {
         let mut graveyard = Graveyard::default();
         let mut lock = self.control();
         let control = &mut *lock;
@@ -315,17 +316,19 @@ impl Core {
             graveyard.0.push(slot.domain);
         }
         self.bump();
-        self.settle(control, &mut graveyard);
+        self.settle(control, &mut graveyard)
     }
 
-    /// Waits for accesses under what a control operation took away.
-    pub(super) fn settle(&self, control: &Control, graveyard: &mut Graveyard) {
-        if let Err(error) = control.participant.synchronize(self.options.patience) {
+    /// Waits for accesses under what a control operation took away; `false` when one may still run.
+    pub(super) fn settle(&self, control: &Control, graveyard: &mut Graveyard) -> bool {
+        let waited = control.participant.synchronize(self.options.patience);
+        if let Err(error) = waited {
             // Of no queue; the first one's are the device's.
             self.lanes[0].counters.stuck();
             tracing::error!(%error, "an endpoint still accesses memory it no longer has");
         }
         self.pool.give_back(graveyard.clear(&control.participant));
+        waited.is_ok()
     }
 }
 

@@ -418,8 +418,9 @@ impl Device {
         self.services.iter().for_each(Service::stop);
         self.core.faults.deactivate();
         self.core.set_negotiated(0);
-        self.core.detach_all();
-        self.core.broken.store(false, Ordering::Release);
+        let ended = self.core.detach_all();
+        // With an access that has not ended, the next driver is told so: its reset waits for that access again.
+        self.core.broken.store(!ended, Ordering::Release);
     }
 }
 

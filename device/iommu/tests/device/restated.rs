@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use virtio_iommu::{
+    dma::Access,
     passthrough::{Backend, BackendError},
     properties::EndpointProperties,
     spec::{EndpointId, IovaRange, Status},
     table::Mapping,
 };
+use virtio_transport::VirtioDevice;
 
 use crate::support::*;
 
@@ -70,4 +72,26 @@ fn a_changed_answer_is_counted_back_from_what_it_was() {
         drop(view);
         assert_eq!(answered(&rig, [Ok, DevErr]), [3, expected[2] + 1], "{error}");
     }
+}
+
+/// "A grace period given up during reset": the next driver finds a device that needs a reset, until one has waited.
+#[test]
+fn a_reset_that_gives_a_grace_period_up_leaves_the_device_in_need_of_another() {
+    let mut rig = Rig::default();
+    assert_eq!((rig.attach(1, 8), rig.map(1, 0x1000, 0x1fff, 0x5000)), (Status::Ok, Status::Ok));
+    let port = rig.port(8);
+    let view = port.pin();
+    assert!(view.translate(0x1000, Access::Read).is_ok());
+    let features = rig.device.features() & !virtio_iommu::device::F_EVENT_IDX;
+    for stuck in 1..=2 {
+        rig.restart(features);
+        assert!(rig.device.needs_reset(), "an access under what the reset took away may still run");
+        assert_eq!((rig.counters().grace_stuck, rig.counters().mappings_reserved), (stuck, 0));
+        assert!(view.translate(0x1000, Access::Read).is_err(), "a look-up of its own after the reset");
+    }
+    drop(view);
+    assert!(rig.device.needs_reset(), "nothing has waited for it yet");
+    rig.restart(features);
+    assert!(!rig.device.needs_reset());
+    assert_eq!((rig.attach(1, 8), rig.counters().grace_stuck), (Status::Ok, 2));
 }
