@@ -1,13 +1,19 @@
 //! Faults on the event queue.
 
-use std::sync::atomic::Ordering;
-
-use virtio_iommu::spec::{
-    Status,
-    fault::{F_ADDRESS, F_READ, F_WRITE, Fault, Reason},
-    request::MAP_F_READ,
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    thread,
 };
-use virtio_transport::VirtioDevice;
+
+use virtio_iommu::{
+    EndpointPort,
+    spec::{
+        EndpointId, Status,
+        fault::{F_ADDRESS, F_READ, F_WRITE, Fault, Reason},
+        request::MAP_F_READ,
+    },
+};
+use virtio_transport::{Activation, Interrupt, VirtioDevice};
 
 use crate::support::*;
 
@@ -111,4 +117,40 @@ fn without_an_event_queue_faults_are_counted() {
     rig.device.add_emulated_endpoint(virtio_iommu::spec::EndpointId(8)).unwrap();
     assert!(!dma_write(&rig.port(8), 0x10, b"x"));
     assert_eq!(rig.counters().faults.dropped_no_queue, 1);
+}
+
+/// Has another thread fault at the moment when the device has emptied the backlog and still holds the event queue.
+struct FaultsAgain(Mutex<Vec<EndpointPort>>);
+
+impl Interrupt for FaultsAgain {
+    fn queue(&self, index: u16) {
+        assert_eq!(index, 1);
+        let port = self.0.lock().unwrap().pop();
+        if let Some(port) = port {
+            let late = thread::spawn(move || dma_read(&port, 0x9000, 1));
+            assert_eq!(late.join().unwrap(), None);
+        }
+    }
+
+    fn config(&self) {}
+}
+
+#[test]
+fn a_fault_that_comes_while_another_is_delivered_is_not_left_behind() {
+    for late in [1, 3] {
+        let mut rig = Rig::idle(options());
+        rig.device.add_emulated_endpoint(EndpointId(8)).unwrap();
+        let interrupt = FaultsAgain(Mutex::new((0..late).map(|_| rig.port(8)).collect()));
+        let features = rig.device.features() & !virtio_iommu::device::F_EVENT_IDX;
+        let queues = vec![rig.requests.layout, rig.events.layout];
+        rig.device.activate(Activation { features, queues }, Arc::new(interrupt)).unwrap();
+        rig.give_event_buffers(8, 24);
+        assert_eq!(dma_read(&rig.port(8), 0x1000, 1), None);
+        let addresses: Vec<u64> =
+            std::iter::from_fn(|| rig.next_fault()).map(|fault| fault.address).collect();
+        let expected: Vec<u64> = [0x1000].into_iter().chain((0..late).map(|_| 0x9000)).collect();
+        assert_eq!(addresses, expected);
+        let faults = rig.counters().faults;
+        assert_eq!((faults.delivered, faults.waiting), (late + 1, 0));
+    }
 }

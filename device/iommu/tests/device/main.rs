@@ -15,6 +15,7 @@ mod fields;
 mod golden;
 mod hotplug;
 mod passthrough;
+mod permissions;
 mod precedence;
 mod qtest;
 mod queues;
