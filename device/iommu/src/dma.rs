@@ -1,7 +1,9 @@
 //! How a queue or an endpoint reaches memory: directly by guest-physical address, or translated by the IOMMU.
 
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use thiserror::Error;
-use vm_memory::VolatileSlice;
+use vm_memory::{VolatileMemory, VolatileSlice};
 
 use crate::copy;
 
@@ -116,4 +118,75 @@ pub trait DmaMemory {
             done += copy::into_guest(&buf[done..], &piece);
         })
     }
+
+    /// Loads an index or flags of a ring, which other threads and the guest's processors change: aligned, little-endian,
+    /// one access. The caller names what an Acquire pairs with.
+    ///
+    /// # Errors
+    /// As [`slice`](Self::slice), and when `addr` is not aligned.
+    #[inline]
+    fn load_index(&self, addr: u64, order: Ordering) -> Result<u16, DmaError>
+    where
+        Self: Sized,
+    {
+        let slice = self.slice(addr, 2, Access::Read)?;
+        Ok(u16::from_le(index_at(&slice, addr)?.load(order)))
+    }
+
+    /// Stores an index or flags of a ring, as [`load_index`](Self::load_index) loads one.
+    ///
+    /// # Errors
+    /// As [`load_index`](Self::load_index).
+    #[inline]
+    fn store_index(&self, addr: u64, value: u16, order: Ordering) -> Result<(), DmaError>
+    where
+        Self: Sized,
+    {
+        let slice = self.slice(addr, 2, Access::Write)?;
+        index_at(&slice, addr)?.store(value.to_le(), order);
+        Ok(())
+    }
+
+    /// Writes eight bytes, little-endian.
+    ///
+    /// # Errors
+    /// As [`slice`](Self::slice).
+    #[inline]
+    fn write_u64(&self, addr: u64, value: u64) -> Result<(), DmaError>
+    where
+        Self: Sized,
+    {
+        let slice = self.slice(addr, 8, Access::Write)?;
+        match (slice.len(), slice.get_ref::<u64>(0)) {
+            (8, Ok(word)) => {
+                word.store(value.to_le());
+                Ok(())
+            }
+            _ => self.write(addr, &value.to_le_bytes()),
+        }
+    }
+
+    /// Sixteen bytes as two little-endian words, copied once.
+    ///
+    /// # Errors
+    /// As [`slice`](Self::slice).
+    #[inline]
+    fn read_u64_pair(&self, addr: u64) -> Result<(u64, u64), DmaError>
+    where
+        Self: Sized,
+    {
+        let slice = self.slice(addr, 16, Access::Read)?;
+        if let (16, Ok(first), Ok(second)) = (slice.len(), slice.get_ref::<u64>(0), slice.get_ref::<u64>(8)) {
+            return Ok((u64::from_le(first.load()), u64::from_le(second.load())));
+        }
+        let mut bytes = [0; 16];
+        self.read(addr, &mut bytes)?;
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        Ok((word(0), word(8)))
+    }
+}
+
+#[inline]
+fn index_at<'a>(slice: &'a VolatileSlice<'_>, addr: u64) -> Result<&'a AtomicU16, DmaError> {
+    slice.get_atomic_ref::<AtomicU16>(0).map_err(|_| DmaError::Misaligned { addr, align: 2 })
 }

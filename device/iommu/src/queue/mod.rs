@@ -5,6 +5,8 @@
 //! controls is checked; rust-vmm's `virtio-queue` is the oracle it is tested against.
 
 mod chain;
+#[cfg(all(test, loom))]
+mod models;
 mod ring;
 
 pub use chain::{Chain, ChainFault, Segment};

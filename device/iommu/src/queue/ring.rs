@@ -1,17 +1,17 @@
 //! The rings: descriptor table, available ring, used ring.
 
-use std::sync::atomic::{AtomicU16, Ordering, fence};
-
 use thiserror::Error;
 use virtio_bindings::virtio_ring::{
     VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
     VRING_USED_F_NO_NOTIFY,
 };
 use virtio_transport::QueueLayout;
-use vm_memory::{VolatileMemory, VolatileSlice};
 
 use super::{Chain, ChainFault, Segment};
-use crate::dma::{Access, DmaError, DmaMemory};
+use crate::{
+    dma::{Access, DmaError, DmaMemory},
+    sync::{Ordering, fence},
+};
 
 /// Largest queue size virtio allows (2.7).
 pub const MAX_QUEUE_SIZE: u16 = 32768;
@@ -158,7 +158,7 @@ impl Queue {
             return Ok(true);
         }
         // Acquire pairs with the driver's release of the index: descriptors and ring entries before it are visible.
-        let index = load_u16(mem, self.layout.avail + 2, Ordering::Acquire)?;
+        let index = mem.load_index(self.layout.avail + 2, Ordering::Acquire)?;
         if index.wrapping_sub(self.next_avail) > self.layout.size {
             return Err(QueueError::IndexJump { index, next: self.next_avail, size: self.layout.size });
         }
@@ -180,7 +180,7 @@ impl Queue {
         let size = self.layout.size;
         let entry = u64::from(self.next_avail & (size - 1));
         // Relaxed: ordered by the Acquire load of the index.
-        let head = load_u16(mem, self.layout.avail + 4 + 2 * entry, Ordering::Relaxed)?;
+        let head = mem.load_index(self.layout.avail + 4 + 2 * entry, Ordering::Relaxed)?;
         if head >= size {
             return Err(QueueError::BadHead { head, size });
         }
@@ -241,7 +241,7 @@ impl Queue {
     pub fn push_used<M: DmaMemory>(&mut self, mem: &M, head: u16, len: u32) -> Result<(), QueueError> {
         let entry = u64::from(self.next_used & (self.layout.size - 1));
         let element = u64::from(head) | u64::from(len) << 32;
-        write_u64(mem, self.layout.used + 4 + 8 * entry, element)?;
+        mem.write_u64(self.layout.used + 4 + 8 * entry, element)?;
         self.next_used = self.next_used.wrapping_add(1);
         Ok(())
     }
@@ -257,16 +257,16 @@ impl Queue {
             return Ok(false);
         }
         // Release pairs with the driver's Acquire load of the used index: elements and buffers are written before.
-        store_u16(mem, self.layout.used + 2, new, Ordering::Release)?;
+        mem.store_index(self.layout.used + 2, new, Ordering::Release)?;
         self.published = new;
         // Pairs with the driver's fence between setting its event field (or flag) and its last look at the index.
         fence(Ordering::SeqCst);
         if self.event_idx {
             let event =
-                load_u16(mem, self.layout.avail + 4 + 2 * u64::from(self.layout.size), Ordering::Relaxed)?;
+                mem.load_index(self.layout.avail + 4 + 2 * u64::from(self.layout.size), Ordering::Relaxed)?;
             Ok(passed(event, new, old))
         } else {
-            Ok(load_u16(mem, self.layout.avail, Ordering::Relaxed)? & NO_INTERRUPT == 0)
+            Ok(mem.load_index(self.layout.avail, Ordering::Relaxed)? & NO_INTERRUPT == 0)
         }
     }
 
@@ -283,9 +283,13 @@ impl Queue {
         if self.event_idx {
             // The driver kicks when it passes this index; one it has left behind is half a ring away.
             let event = if enabled { self.next_avail } else { self.next_avail.wrapping_sub(1) };
-            store_u16(mem, self.layout.used + 4 + 8 * u64::from(self.layout.size), event, Ordering::Relaxed)?;
+            mem.store_index(
+                self.layout.used + 4 + 8 * u64::from(self.layout.size),
+                event,
+                Ordering::Relaxed,
+            )?;
         } else {
-            store_u16(mem, self.layout.used, if enabled { 0 } else { NO_NOTIFY }, Ordering::Relaxed)?;
+            mem.store_index(self.layout.used, if enabled { 0 } else { NO_NOTIFY }, Ordering::Relaxed)?;
         }
         // Pairs with the driver's fence between publishing its index and reading this field.
         fence(Ordering::SeqCst);
@@ -319,7 +323,7 @@ impl Table {
         }
         // Cannot wrap: `Queue::new` and `enter_indirect` checked the whole table.
         let addr = self.base + DESC_BYTES * u64::from(index);
-        let (first, second) = read_u64_pair(mem, addr).map_err(|_| ChainFault::Unreadable { addr })?;
+        let (first, second) = mem.read_u64_pair(addr).map_err(|_| ChainFault::Unreadable { addr })?;
         Ok(Desc {
             addr: first,
             len: second as u32,
@@ -327,47 +331,4 @@ impl Table {
             next: (second >> 48) as u16,
         })
     }
-}
-
-/// Sixteen bytes as two little-endian words, copied once.
-#[inline]
-fn read_u64_pair<M: DmaMemory>(mem: &M, addr: u64) -> Result<(u64, u64), DmaError> {
-    let slice = mem.slice(addr, DESC_BYTES, Access::Read)?;
-    if let (16, Ok(first), Ok(second)) = (slice.len(), slice.get_ref::<u64>(0), slice.get_ref::<u64>(8)) {
-        return Ok((u64::from_le(first.load()), u64::from_le(second.load())));
-    }
-    let mut bytes = [0; 16];
-    mem.read(addr, &mut bytes)?;
-    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-    Ok((word(0), word(8)))
-}
-
-#[inline]
-fn write_u64<M: DmaMemory>(mem: &M, addr: u64, value: u64) -> Result<(), DmaError> {
-    let slice = mem.slice(addr, 8, Access::Write)?;
-    match (slice.len(), slice.get_ref::<u64>(0)) {
-        (8, Ok(word)) => {
-            word.store(value.to_le());
-            Ok(())
-        }
-        _ => mem.write(addr, &value.to_le_bytes()),
-    }
-}
-
-#[inline]
-fn index_at<'a>(slice: &'a VolatileSlice<'_>, addr: u64) -> Result<&'a AtomicU16, DmaError> {
-    slice.get_atomic_ref::<AtomicU16>(0).map_err(|_| DmaError::Misaligned { addr, align: 2 })
-}
-
-#[inline]
-fn load_u16<M: DmaMemory>(mem: &M, addr: u64, order: Ordering) -> Result<u16, DmaError> {
-    let slice = mem.slice(addr, 2, Access::Read)?;
-    Ok(u16::from_le(index_at(&slice, addr)?.load(order)))
-}
-
-#[inline]
-fn store_u16<M: DmaMemory>(mem: &M, addr: u64, value: u16, order: Ordering) -> Result<(), DmaError> {
-    let slice = mem.slice(addr, 2, Access::Write)?;
-    index_at(&slice, addr)?.store(value.to_le(), order);
-    Ok(())
 }
