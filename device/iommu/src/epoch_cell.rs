@@ -91,3 +91,92 @@ mod tests {
         assert_eq!(**cell.load(&reader.pin()), 2);
     }
 }
+
+#[cfg(all(test, loom))]
+mod models {
+    //! Readers and writers of a cell whose values loom tracks: each is written before it is put in place, and once more
+    //! when it is dropped.
+
+    use std::sync::Arc;
+
+    use ::loom::thread;
+
+    use super::*;
+    use crate::{
+        epoch::{Epoch, Fences, Participant, Patience},
+        loom_model::{Tracked, bounded, model},
+    };
+
+    const PATIENCE: Patience = Patience { spins: 0, yields: 1_000, naps: 0 };
+    const DROPPED: u64 = 99;
+
+    struct Value(Tracked);
+
+    impl Value {
+        fn new(number: u64) -> Self {
+            let value = Self(Tracked::new(0));
+            value.0.write(number);
+            value
+        }
+    }
+
+    impl Drop for Value {
+        fn drop(&mut self) {
+            self.0.write(DROPPED);
+        }
+    }
+
+    fn read(cell: &EpochCell<Value>, me: &Participant) -> u64 {
+        let guard = me.pin();
+        let value = cell.load(&guard);
+        let number = value.0.read();
+        // Under the same guard it stays what it was.
+        assert_eq!(value.0.read(), number);
+        number
+    }
+
+    fn replaced(fences: Fences) {
+        model(move || {
+            let epoch = Epoch::new(fences);
+            let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+            let cell = Arc::new(EpochCell::new(Value::new(1)));
+            let reader = {
+                let cell = cell.clone();
+                thread::spawn(move || {
+                    let (first, second) = (read(&cell, &other), read(&cell, &other));
+                    assert!(first >= 1 && second >= first && second <= 2, "{first}, then {second}");
+                })
+            };
+            cell.replace(Value::new(2), &me.pin());
+            me.synchronize(PATIENCE).unwrap();
+            reader.join().unwrap();
+            assert_eq!(read(&cell, &me), 2);
+        });
+    }
+
+    #[test]
+    fn a_reader_finds_a_whole_value_and_keeps_it() {
+        [Fences::Symmetric, Fences::Asymmetric].into_iter().for_each(replaced);
+    }
+
+    /// The one that replaces a value drops it, whoever has made it.
+    #[test]
+    fn of_two_writers_each_drops_what_it_has_replaced() {
+        bounded(3, || {
+            let epoch = Epoch::new(Fences::Symmetric);
+            let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+            let cell = Arc::new(EpochCell::new(Value::new(1)));
+            let writer = {
+                let cell = cell.clone();
+                thread::spawn(move || {
+                    cell.replace(Value::new(2), &other.pin());
+                    other.synchronize(PATIENCE).unwrap();
+                })
+            };
+            cell.replace(Value::new(3), &me.pin());
+            me.synchronize(PATIENCE).unwrap();
+            writer.join().unwrap();
+            assert!(matches!(read(&cell, &me), 2 | 3));
+        });
+    }
+}
