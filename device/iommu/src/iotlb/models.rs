@@ -11,7 +11,7 @@ use virtio_iommu_spec::{Gpa, Iova, IovaRange};
 use super::*;
 use crate::{
     epoch::{Epoch, Fences, Guard, Participant, Patience},
-    loom_model::model,
+    loom_model::{Tracked, model},
     table::{Budget, MappingTable, RadixTable},
 };
 
@@ -22,11 +22,12 @@ fn page(number: u64) -> IovaRange {
     IovaRange::with_len(number * PAGE, PAGE).unwrap()
 }
 
-/// A table of two pages, its log and whether page `n` has been given to somebody else.
+/// A table of two pages, its log, whether page `n` has another owner, and the pages' memory.
 struct World {
     table: RadixTable,
     log: InvalidationLog,
     reused: [AtomicBool; 2],
+    memory: [Tracked; 2],
 }
 
 impl World {
@@ -37,7 +38,8 @@ impl World {
             table.map(&me.pin(), &mapping).unwrap();
         }
         let reused = [AtomicBool::new(false), AtomicBool::new(false)];
-        Arc::new(Self { table, log: InvalidationLog::new(), reused })
+        let memory = [Tracked::new(0), Tracked::new(0)];
+        Arc::new(Self { table, log: InvalidationLog::new(), reused, memory })
     }
 
     /// What a port does for one access; says whether it went to a page that was no longer its own.
@@ -53,6 +55,9 @@ impl World {
                 None => false,
             }
         };
+        if found {
+            self.memory[number as usize].read();
+        }
         found && self.reused[number as usize].load(Ordering::Relaxed)
     }
 
@@ -100,6 +105,10 @@ fn late_accesses(append: Append, wait: bool) -> u64 {
         }
         if wait {
             me.synchronize(PATIENCE).unwrap();
+        }
+        if append == Append::AfterRemoval && wait {
+            // The new owner writes; loom checks that the port's accesses have happened before.
+            world.memory[1].write(1);
         }
         world.reused[1].store(true, Ordering::Relaxed);
         port.join().unwrap();

@@ -12,7 +12,7 @@ use virtio_iommu_spec::{Gpa, Iova, IovaRange};
 use super::*;
 use crate::{
     epoch::{Fences, Participant, Patience},
-    loom_model::{bounded, model},
+    loom_model::{Tracked, bounded, model},
     table::Perms,
 };
 
@@ -248,35 +248,141 @@ fn without_the_grace_period_the_model_above_finds_late_accesses() {
     assert_ne!(accesses_after_unmap(false), 0);
 }
 
+/// The same with a page that loom tracks: what the endpoint does to it happens before its owner reuses it.
+fn page_is_reused(live: Mapping) {
+    model(move || {
+        let (epoch, table) = world();
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        let page = Arc::new(Tracked::new(0));
+        table.map(&me.pin(), &live).unwrap();
+        let endpoint = {
+            let (table, page) = (table.clone(), page.clone());
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    let guard = other.pin();
+                    if table.translate(&guard, Iova(PAGE)).is_some() {
+                        assert_eq!(page.read(), 0, "another owner's page");
+                    }
+                }
+            })
+        };
+        table.unmap(&me.pin(), live.range).unwrap();
+        me.synchronize(PATIENCE).unwrap();
+        page.write(1);
+        endpoint.join().unwrap();
+    });
+}
+
+#[test]
+fn accesses_to_a_page_happen_before_its_reuse() {
+    page_is_reused(mapping(1, 1, 10));
+}
+
+#[test]
+fn accesses_to_a_page_of_a_larger_mapping_happen_before_its_reuse() {
+    page_is_reused(mapping(0, 3, 10));
+}
+
 #[test]
 fn what_was_retired_outlives_every_guard_that_can_reach_it() {
     model(|| {
         let (epoch, table) = world();
         let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
-        let freed = Arc::new(AtomicBool::new(false));
-        struct Canary(Arc<AtomicBool>);
-        impl Drop for Canary {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Relaxed);
+        let canary = Arc::new(Tracked::new(0));
+        struct Canary(Arc<Tracked>);
+        impl crate::epoch::Retire for Canary {
+            fn reclaim(self: Box<Self>) {
+                self.0.write(1);
             }
         }
-        impl crate::epoch::Retire for Canary {}
-        let canary = Canary(freed.clone());
         table.map(&me.pin(), &mapping(1, 1, 10)).unwrap();
         let endpoint = {
-            let (table, freed) = (table.clone(), freed.clone());
+            let (table, canary) = (table.clone(), canary.clone());
             thread::spawn(move || {
                 let guard = other.pin();
                 if table.translate(&guard, Iova(PAGE)).is_some() {
-                    assert!(!freed.load(Ordering::Relaxed), "freed while it could be reached");
+                    assert_eq!(canary.read(), 0, "freed while it could be reached");
                 }
             })
         };
         let guard = me.pin();
         table.unmap(&guard, pages(1, 1)).unwrap();
-        guard.retire(Box::new(canary));
+        guard.retire(Box::new(Canary(canary)));
         drop(guard);
         me.collect_for_model();
         endpoint.join().unwrap();
+    });
+}
+
+/// A holder puts the object into a slot, takes it out and leaves; the other one leaves last and retires it. A reader
+/// that comes after the scan must find the slot as the first one has left it.
+#[test]
+fn an_object_is_retired_after_all_that_its_holders_did_to_slots() {
+    bounded(3, || {
+        let (epoch, table) = world();
+        let (me, helper, reader) =
+            (epoch.register().unwrap(), epoch.register().unwrap(), epoch.register().unwrap());
+        table.objects.fetch_add(1, Ordering::Relaxed);
+        let object: &'static Shared = Box::leak(Shared::new(pages(0, 2), Gpa(10 * PAGE), Perms::RW));
+        let helping = {
+            let table = table.clone();
+            thread::spawn(move || {
+                let guard = helper.pin();
+                let (slot, word) = (table.root.slot(0), Word::shared(object));
+                assert!(slot.replace(Word::EMPTY, word) && slot.replace(word, Word::EMPTY));
+                table.leave(&guard, object);
+            })
+        };
+        let reading = {
+            let table = table.clone();
+            thread::spawn(move || {
+                let guard = reader.pin();
+                if let Entry::Shared(found) = table.root.slot(0).load().entry(&guard) {
+                    assert_eq!(found.range(), pages(0, 2));
+                }
+            })
+        };
+        let guard = me.pin();
+        table.leave(&guard, object);
+        drop(guard);
+        me.collect_for_model();
+        helping.join().unwrap();
+        reading.join().unwrap();
+        assert_eq!(table.objects.load(Ordering::Relaxed), 0);
+    });
+}
+
+/// Slots that hold an object, in a table of two levels.
+fn slots_taken(table: &RadixTable, me: &Participant) -> usize {
+    let guard = me.pin();
+    let taken = |slot: &node::Slot| match slot.load().entry(&guard) {
+        Entry::Table(child) => child.slots().iter().filter(|slot| slot.load().is_shared()).count(),
+        Entry::Shared(_) => 1,
+        Entry::Leaf { .. } | Entry::Empty => 0,
+    };
+    table.root.slots().iter().map(taken).sum()
+}
+
+/// A MAP that fails at its last page, while a thread that met it helps: the helper may take a slot after the owner has
+/// cleared them all.
+#[test]
+fn of_a_failed_map_nothing_is_left_whoever_took_its_slots() {
+    model(|| {
+        let (epoch, table) = world();
+        let (me, other) = (epoch.register().unwrap(), epoch.register().unwrap());
+        table.map(&me.pin(), &mapping(2, 1, 30)).unwrap();
+        let owner = {
+            let table = table.clone();
+            thread::spawn(move || assert!(table.map(&other.pin(), &mapping(0, 3, 10)).is_err()))
+        };
+        // In its place, so that the two meet.
+        table.map(&me.pin(), &mapping(0, 1, 20)).unwrap();
+        owner.join().unwrap();
+        assert_eq!(slots_taken(&table, &me), 0, "a slot holds a mapping that never was");
+        assert_eq!(table.objects.load(Ordering::Relaxed), 0, "an object was not retired");
+        assert_eq!(
+            (gpa(&table, &me, 0), gpa(&table, &me, 1), gpa(&table, &me, 2)),
+            (Some(20), None, Some(30))
+        );
     });
 }

@@ -37,6 +37,9 @@ pub(super) struct Shared {
     range: IovaRange,
     gpa: Gpa,
     perms: Perms,
+    /// Read with the mapping and written when the object is reclaimed, so that loom sees a use after that.
+    #[cfg(all(test, loom))]
+    reclaimed: crate::loom_model::Tracked,
 }
 
 impl Retire for Shared {
@@ -68,7 +71,7 @@ mod spare {
     }
 }
 
-/// Models free objects at once, so that they find a use after that.
+/// Models use no object twice: a use after it was reclaimed must not find another mapping.
 #[cfg(any(loom, shuttle))]
 mod spare {
     use super::Shared;
@@ -77,8 +80,15 @@ mod spare {
         None
     }
 
+    #[cfg(not(all(test, loom)))]
     pub(super) fn keep(object: Box<Shared>) {
         drop(object);
+    }
+
+    /// The memory stays, so that loom can say of a later use what is wrong with it.
+    #[cfg(all(test, loom))]
+    pub(super) fn keep(object: Box<Shared>) {
+        Box::leak(object).reclaimed.write(1);
     }
 }
 
@@ -86,7 +96,15 @@ impl Shared {
     /// A pending mapping with two holders: the slots and its creator.
     pub(super) fn new(range: IovaRange, gpa: Gpa, perms: Perms) -> Box<Self> {
         let state = AtomicU64::new(State::Pending as u64);
-        let object = Self { state, holders: AtomicU64::new(2), range, gpa, perms };
+        let object = Self {
+            state,
+            holders: AtomicU64::new(2),
+            range,
+            gpa,
+            perms,
+            #[cfg(all(test, loom))]
+            reclaimed: crate::loom_model::Tracked::new(0),
+        };
         match spare::take() {
             Some(mut spare) => {
                 *spare = object;
@@ -98,6 +116,8 @@ impl Shared {
 
     #[inline(always)]
     pub(super) fn range(&self) -> IovaRange {
+        #[cfg(all(test, loom))]
+        assert_eq!(self.reclaimed.read(), 0, "used after it was reclaimed");
         self.range
     }
 
