@@ -317,6 +317,9 @@ impl Drop for Participant {
             // Relaxed: the list itself is behind the lock; who misses the flag comes back.
             self.shared.orphaned.store(true, Ordering::Relaxed);
         }
+        // A guard that was forgotten has left its pin; with the participant goes all that could be used under it. Release as
+        // in `Guard::drop`.
+        self.slot.pin.store(QUIESCENT, Ordering::Release);
         self.shared.registered.fetch_sub(1, Ordering::AcqRel);
         // Release pairs with the claim in `register`.
         self.slot.claimed.store(false, Ordering::Release);

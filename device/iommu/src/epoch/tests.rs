@@ -131,6 +131,21 @@ fn guards_nest_to_any_depth_below_the_limit() {
     }
 }
 
+/// A guard that is forgotten holds grace periods up for as long as its participant lives, and no longer.
+#[test]
+fn a_forgotten_guard_goes_with_its_participant() {
+    let epoch = Epoch::new(Fences::Symmetric);
+    let (unmapper, _other) = (epoch.register().unwrap(), epoch.register().unwrap());
+    for forgotten in 1..=3 {
+        let reader = epoch.register().unwrap();
+        (0..forgotten).for_each(|_| std::mem::forget(reader.pin()));
+        drop(reader.pin());
+        assert_eq!(unmapper.synchronize(SHORT), Err(Stuck { participant: reader.number() }));
+        drop(reader);
+        assert_eq!(unmapper.synchronize(SHORT), Ok(()), "{forgotten} forgotten guards");
+    }
+}
+
 /// The kernel's barrier itself, which the models replace by a stand-in.
 #[cfg(all(target_os = "linux", not(miri)))]
 #[test]
