@@ -26,7 +26,20 @@ fn accesses_are_allowed_by(flags: u32, iotlb: Option<IotlbOptions>) {
     let mut refused = 0;
     for fill in [Access::Read, Access::Write] {
         let port = rig.port(8);
-        refused += u64::from(port.pin().translate(IOVA, fill).is_err());
+        let allowed = if fill == Access::Read { read } else { write };
+        // Nothing is cached yet: a translation, and on another port the memory itself.
+        assert_eq!(
+            port.pin().translate(IOVA, fill).is_ok(),
+            allowed,
+            "{fill:?}, flags {flags:#x}, {iotlb:?}"
+        );
+        let fresh = rig.port(8);
+        assert_eq!(
+            fresh.pin().slice(IOVA, 8, fill).is_ok(),
+            allowed,
+            "{fill:?}, flags {flags:#x}, {iotlb:?}"
+        );
+        refused += 2 * u64::from(!allowed);
         for round in 0u8..3 {
             let context = format!("flags {flags:#x}, {iotlb:?}, after {fill:?}, round {round}");
             for (access, allowed) in [(Access::Read, read), (Access::Write, write)] {

@@ -48,7 +48,7 @@ impl Lane {
     /// Makes a request available, without a kick.
     fn queue(&mut self, readable: &[u8], writable: usize) -> u64 {
         let slot = self.queued % (QUEUE_SIZE / 2);
-        self.queued += 1;
+        self.queued = self.queued.wrapping_add(1);
         let at = self.buffers + 2 * SLOT_BYTES * u64::from(slot);
         let ram = self.ring.ram.clone();
         ram.write_slice(readable, GuestAddress(at)).unwrap();

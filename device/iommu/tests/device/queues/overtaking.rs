@@ -112,6 +112,31 @@ fn an_unmap_that_removes_nothing_makes_no_map_wait() {
     assert_eq!(rig.counters().grace_stuck, 0);
 }
 
+/// Two processors at full speed: whenever the MAP is answered OK, an access that begins then finds what it mapped.
+#[test]
+fn a_map_that_races_with_an_unmap_is_what_later_accesses_find() {
+    for service in [ServiceMode::Inline, ServiceMode::Thread] {
+        let (rig, mut lanes) = start(DeviceOptions { service, ..options(None) });
+        assert_eq!(lanes[0].status(&rig.device, &attach(1, 8)), Status::Ok);
+        assert_eq!(lanes[0].status(&rig.device, &map(1, 5, 5, 0)), Status::Ok);
+        let (device, port) = (&rig.device, rig.port(8));
+        let found = || port.pin().translate(5 << 12, Access::Read).ok().map(|found| found.gpa.0 >> 12);
+        let [first, second] = &mut lanes[..] else { panic!("two queues") };
+        for round in 1..500 {
+            // In the IOTLB, like every page in use.
+            assert_eq!(found(), Some(round - 1));
+            thread::scope(|scope| {
+                let unmapped = scope.spawn(|| first.status(device, &unmap(1, 5, 5)));
+                while second.status(device, &map(1, 5, 5, round)) != Status::Ok {
+                    thread::yield_now();
+                }
+                assert_eq!(found(), Some(round), "{service:?}: the answer was there before the access");
+                assert_eq!(unmapped.join().unwrap(), Status::Ok);
+            });
+        }
+    }
+}
+
 /// Names the view at the point where it must still be live.
 fn view_is_live(view: &virtio_iommu::EndpointDma<'_>) -> bool {
     view.translate(1 << 40, Access::Read).is_err()
