@@ -39,6 +39,15 @@ impl DomainTable {
         }
     }
 
+    /// Unlinks what is empty, if there may be something; says whether it looked.
+    pub(crate) fn reclaim(&self, guard: &Guard<'_>) -> bool {
+        match self {
+            Self::Radix(table) => table.reclaim(guard),
+            // Holds nothing that is empty.
+            Self::Ordered(_) => false,
+        }
+    }
+
     /// Gives back the memory of a dead domain's table, in which nothing is mapped any more and nothing will be. The
     /// table itself lives on in the caches of idle request queues.
     pub(crate) fn give_up(&self, guard: &Guard<'_>) {

@@ -18,6 +18,7 @@ pub mod endpoint;
 pub mod epoch;
 mod epoch_cell;
 pub mod fault;
+mod halt;
 pub mod iotlb;
 #[cfg(all(test, loom))]
 mod loom_model;

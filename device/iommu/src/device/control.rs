@@ -27,17 +27,15 @@ use crate::{
 pub(crate) struct Graveyard(Vec<Arc<Domain>>);
 
 impl Graveyard {
-    /// Removes what is left in the domains, tables included; returns how many mappings. To be called after a grace period.
-    pub(crate) fn clear(&mut self, participant: &Participant) -> u64 {
-        let guard = participant.pin();
-        let removed = |domain: Arc<Domain>| {
-            let Ok(table) = domain.table() else { return 0 };
-            let mappings = table.unmap(&guard, IovaRange::ALL).map_or(0, |removed| removed.mappings);
-            // Not when the last reference goes: a queue that is idle keeps the domain in its cache.
-            table.give_up(&guard);
-            mappings
-        };
-        self.0.drain(..).map(removed).sum()
+    /// No domain ceased to exist.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Removes what is left in the domains, tables included. To be called after a grace period. What a reset does not
+    /// wait for goes to the device's [`Remains`].
+    pub(crate) fn clear(&mut self, core: &Core, participant: &Participant) {
+        core.remains.clear(core, participant, self.0.drain(..));
     }
 }
 
@@ -316,7 +314,9 @@ impl Core {
             graveyard.0.push(slot.domain);
         }
         self.bump();
-        self.settle(control, &mut graveyard)
+        let ended = self.settle(control, &mut graveyard);
+        self.remains.go_on(self, &control.participant);
+        ended
     }
 
     /// Waits for accesses under what a control operation took away; `false` when one may still run.
@@ -327,7 +327,7 @@ impl Core {
             self.lanes[0].counters.stuck();
             tracing::error!(%error, "an endpoint still accesses memory it no longer has");
         }
-        self.pool.give_back(graveyard.clear(&control.participant));
+        graveyard.clear(self, &control.participant);
         waited.is_ok()
     }
 }

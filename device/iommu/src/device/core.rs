@@ -8,12 +8,13 @@ use std::{
 use crossbeam_utils::CachePadded;
 use virtio_iommu_spec::{DomainId, EndpointId, feature, private::F_REQUEST_QUEUES, request};
 
-use super::{DeviceOptions, Lane, pool::MappingPool};
+use super::{DeviceOptions, Lane, pool::MappingPool, remains::Remains};
 use crate::{
     domain::Domain,
     endpoint::EndpointState,
     epoch::{Epoch, Participant, TooManyParticipants},
     fault::FaultSink,
+    halt::Halt,
     iotlb::{InvalidationLog, Ledger},
     memory::GuestRam,
     sync::{AtomicBool, AtomicU64, Ordering},
@@ -49,6 +50,10 @@ pub(crate) struct Core {
     pub(crate) pool: MappingPool,
     /// Memory of all domains' tables.
     pub(crate) budget: Budget,
+    /// A pause or a reset that waits for the request queues.
+    pub(crate) halt: Halt,
+    /// Domains that ceased to exist and still have mappings, since a reset did not wait for them to be removed.
+    pub(super) remains: Remains,
     /// One for each request queue, at least one.
     pub(crate) lanes: Box<[CachePadded<Lane>]>,
     pub(crate) iotlbs: Ledger,
@@ -66,11 +71,14 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(options: DeviceOptions, ram: GuestRam) -> Result<Self, TooManyParticipants> {
         let epoch = Epoch::new(options.fences);
+        let halt = Halt::default();
         let participant = epoch.register()?;
         Ok(Self {
             faults: FaultSink::new(options.event_backlog, ram.clone()),
             pool: MappingPool::new(options.max_mappings),
-            budget: Budget::new(options.max_table_bytes),
+            budget: Budget::with_halt(options.max_table_bytes, halt.clone()),
+            halt,
+            remains: Remains::default(),
             lanes: (0..options.request_queues).map(|_| CachePadded::default()).collect(),
             iotlbs: Ledger::default(),
             control: Mutex::new(Control {

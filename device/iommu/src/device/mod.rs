@@ -16,6 +16,7 @@ mod options;
 mod planted;
 mod pool;
 mod probe;
+mod remains;
 mod transport;
 mod worker;
 

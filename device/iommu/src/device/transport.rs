@@ -65,6 +65,9 @@ pub struct Device {
     running: Mutex<Option<Running>>,
 }
 
+/// Tables that a reset looks at to empty the domains, some 20 ms of work; a request queue does the rest later.
+const TABLES_OF_A_RESET: u64 = 4096;
+
 /// What the driver started the device with.
 struct Running {
     activation: Activation,
@@ -266,7 +269,9 @@ impl Device {
     /// Stops serving requests, for [`save`](Self::save): what the driver queues waits. Faults are still reported.
     pub fn pause(&self) {
         let mut running = self.running();
+        self.core.halt.pause();
         self.services.iter().for_each(Service::stop);
+        self.core.halt.go();
         if let Some(running) = &mut *running {
             running.paused = true;
         }
@@ -413,14 +418,18 @@ impl Device {
         Ok(())
     }
 
-    /// No queue is touched any more, no endpoint is attached.
+    /// No queue is touched any more, no endpoint is attached. Requests that are being served are left unfinished, and
+    /// domains with many mappings are emptied later.
     fn stop(&self) {
+        self.core.halt.stop();
         self.services.iter().for_each(Service::stop);
         self.core.faults.deactivate();
         self.core.set_negotiated(0);
+        self.core.halt.stop_after(TABLES_OF_A_RESET);
         let ended = self.core.detach_all();
         // With an access that has not ended, the next driver is told so: its reset waits for that access again.
         self.core.broken.store(!ended, Ordering::Release);
+        self.core.halt.go();
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     queue::{Chain, Queue, QueueError},
     request::{ChainErrorKind, Decoded, Offer, Readable, Request, RequestError, decode, status},
     sync::Ordering,
-    table::{MappingTable, Removed},
+    table::{MapError, MappingTable, Removed},
 };
 
 /// Requests copied out of guest memory before the first of them is performed: long enough for the table entries they
@@ -211,6 +211,9 @@ impl RequestWorker {
         if !self.more()? {
             return Ok(0);
         }
+        if self.core.remains.any() {
+            self.core.remains.go_on(&self.core, &self.participant);
+        }
         self.observe(|observer| observer.batch_begin());
         let first = self.queue.indices().0;
         let mut served = 0;
@@ -260,8 +263,17 @@ impl RequestWorker {
                 mem::swap(&mut self.chain, &mut self.waiting[number].chain);
                 let readable = self.waiting[number].readable;
                 let written = self.serve_chain(readable);
+                let asked = self.core.halt.is_asked();
+                if asked && self.core.halt.is_stopped() {
+                    // Perhaps not done to its end, so it is not answered; the domains go with the reset.
+                    return Ok(());
+                }
                 self.queue.push_used(&self.ram, self.chain.head(), written)?;
                 *served += 1;
+                if asked {
+                    self.queue.unpop((taken - number - 1) as u16);
+                    return Ok(());
+                }
             }
             result?;
             if taken < AHEAD {
@@ -409,6 +421,29 @@ impl RequestWorker {
 
     #[inline(always)]
     fn map(&mut self, map: &request::Map) -> Result<(), RequestError> {
+        match self.map_once(map) {
+            Err(
+                error @ (RequestError::TooManyMappings { .. } | RequestError::Map(MapError::OutOfMemory)),
+            ) => self.map_after_reclaim(map, error),
+            result => result,
+        }
+    }
+
+    /// MAP for want of room: again, if there may be more of it than the tables at hand showed.
+    #[cold]
+    #[inline(never)]
+    fn map_after_reclaim(&mut self, map: &request::Map, error: RequestError) -> Result<(), RequestError> {
+        let mut found = self.core.reclaim(&self.participant);
+        // Domains that this batch took away: their room comes back after a grace period.
+        if !self.graveyard.is_empty() && self.participant.synchronize(self.core.options.patience).is_ok() {
+            self.graveyard.clear(&self.core, &self.participant);
+            found = true;
+        }
+        if found { self.map_once(map) } else { Err(error) }
+    }
+
+    #[inline(always)]
+    fn map_once(&mut self, map: &request::Map) -> Result<(), RequestError> {
         let unknown = map.flags & !self.map_flags;
         if unknown != 0 {
             return Err(RequestError::Flags { unknown });
@@ -618,8 +653,7 @@ impl RequestWorker {
             if self.announced {
                 self.conclude();
             }
-            let mappings = self.graveyard.clear(&self.participant);
-            self.credits.refund(mappings, &self.core.pool);
+            self.graveyard.clear(&self.core, &self.participant);
         }
     }
 
@@ -683,8 +717,7 @@ impl QueueWorker for RequestWorker {
 
 impl Drop for RequestWorker {
     fn drop(&mut self) {
-        let mappings = self.graveyard.clear(&self.participant);
-        self.credits.refund(mappings, &self.core.pool);
+        self.graveyard.clear(&self.core, &self.participant);
         self.credits.clear(&self.core.pool);
         let observer = mem::take(&mut self.observer);
         *self.lane().observer() = observer;

@@ -192,6 +192,11 @@ impl Queue {
         Ok(true)
     }
 
+    /// Puts the last `chains` chains back that were popped and not returned: they are available again.
+    pub fn unpop(&mut self, chains: u16) {
+        self.next_avail = self.next_avail.wrapping_sub(chains);
+    }
+
     #[inline]
     fn walk<M: DmaMemory>(&self, mem: &M, head: u16, chain: &mut Chain) -> Result<(), ChainFault> {
         let mut table =

@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::{
+    halt::Halt,
+    sync::{AtomicU64, Ordering},
+};
 
 struct Account {
     limit: u64,
     used: CachePadded<AtomicU64>,
+    halt: Halt,
 }
 
 /// How much memory mapping tables may take together, in bytes. Clones share one account, so that a guest that fills
@@ -19,7 +23,18 @@ pub struct Budget(Arc<Account>);
 impl Budget {
     /// `limit` bytes for all tables that are given this budget.
     pub fn new(limit: u64) -> Self {
-        Self(Arc::new(Account { limit, used: CachePadded::new(AtomicU64::new(0)) }))
+        Self::with_halt(limit, Halt::default())
+    }
+
+    /// As [`new`](Self::new), for tables whose long operations end early when `halt` says so.
+    pub(crate) fn with_halt(limit: u64, halt: Halt) -> Self {
+        Self(Arc::new(Account { limit, used: CachePadded::new(AtomicU64::new(0)), halt }))
+    }
+
+    /// A reset waits: an operation may leave undone what it has not done yet.
+    #[inline]
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.0.halt.is_stopped()
     }
 
     /// Bytes in use.

@@ -76,6 +76,9 @@ impl MappingTable for LockedTable {
             map.remove(&start);
             removed.mappings += 1;
             removed.bytes = removed.bytes.saturating_add((entry.end - start).saturating_add(1));
+            if self.budget.is_stopped() {
+                break;
+            }
         }
         self.budget.give(removed.mappings * BYTES_PER_MAPPING);
         Ok(removed)

@@ -7,6 +7,7 @@ mod oracle;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bounded;
 mod bypass;
 mod caps;
 mod chains;

@@ -42,14 +42,25 @@ impl RadixTable {
     /// Whatever is not a granule with tables above it and nothing in its way.
     #[inline(never)]
     fn map_slowly(&self, guard: &Guard<'_>, mapping: &Mapping) -> Result<(), MapError> {
-        match self.geometry.single_slot_level(mapping.range) {
+        // Where a whole table fits in, empty ones may be in the way by the thousand.
+        let (start, end) = (mapping.range.start(), mapping.range.end());
+        if end - start >= self.geometry.table_bytes() {
+            let _ = self.vacate(guard, &self.root, self.geometry.top(), mapping.range);
+        }
+        let mapped = match self.geometry.single_slot_level(mapping.range) {
             Some(level) => match self.map_single(guard, mapping, level) {
                 Err(Single::HasTable) => self.map_shared(guard, mapping),
                 Err(Single::Failed(error)) => Err(error),
                 Ok(()) => Ok(()),
             },
             None => self.map_shared(guard, mapping),
+        };
+        if mapped.is_err() {
+            // Tables were linked on the way to the ends; in between whole slots are taken.
+            self.prune(guard, start);
+            self.prune(guard, end);
         }
+        mapped
     }
 
     #[inline]
@@ -113,7 +124,7 @@ impl RadixTable {
         // SAFETY: the object was just made; it is freed through a guard after its last holder has left, and this
         // thread is one and pinned.
         let object: &Shared = unsafe { &*object };
-        self.install(guard, object);
+        let reach = self.install(guard, object);
         let result = match object.state() {
             State::Overlapped => Err(MapError::Overlap { range: mapping.range }),
             State::Starved => Err(MapError::OutOfMemory),
@@ -121,7 +132,7 @@ impl RadixTable {
             State::Live | State::Dead | State::Pending => Ok(()),
         };
         if object.state() != State::Live {
-            self.clear(guard, object);
+            self.clear(guard, object, reach);
         }
         if result.is_err() {
             // Never mapped, so no UNMAP will let go of the slots' share.
@@ -143,26 +154,32 @@ impl RadixTable {
             if !other.hold() {
                 return false;
             }
-            self.install(guard, other);
+            let reach = self.install(guard, other);
             if other.state() != State::Live {
                 // This thread may have put the object into a slot after its owner had cleared them all.
-                self.clear(guard, other);
+                self.clear(guard, other, reach);
             }
             self.leave(guard, other);
         }
     }
 
-    /// Takes all slots of a pending mapping and decides its fate. Run by its creator and by whoever is in its way;
-    /// the caller is a holder.
-    fn install(&self, guard: &Guard<'_>, object: &Shared) {
-        let decided = self.walk(guard, object.range(), |at| self.take(guard, object, at));
+    /// Takes all slots of a pending mapping and decides its fate. Run by its creator and by threads that find it in
+    /// their way; the caller is a holder. Returns the last address up to which this thread may have taken slots.
+    fn install(&self, guard: &Guard<'_>, object: &Shared) -> u64 {
+        let mut reach = object.range().start();
+        let decided = self.walk(guard, object.range(), |at| {
+            self.counted(1);
+            reach = at.end;
+            self.take(guard, object, at)
+        });
         let fate = match decided {
             Ok(()) => State::Live,
-            Err(Taken::Decided) => return,
+            Err(Taken::Decided) => return reach,
             Err(Taken::Failed(MapError::Overlap { .. })) => State::Overlapped,
             Err(Taken::Failed(MapError::OutOfMemory)) => State::Starved,
         };
         object.advance(State::Pending, fate);
+        reach
     }
 
     fn take<'g>(&self, guard: &'g Guard<'_>, object: &Shared, at: &At<'g>) -> Result<Step, Taken> {

@@ -17,6 +17,8 @@
 
 #![allow(unsafe_code, reason = "entries are tagged pointers to tables and mappings that guards keep alive")]
 
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod bounds;
 mod entry;
 #[cfg(all(test, not(loom)))]
 mod histories;
@@ -80,6 +82,9 @@ pub struct RadixTable {
     emptied: AtomicBool,
     /// The root is charged to the budget.
     root_charged: AtomicBool,
+    /// Slots that long operations looked at.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    visits: AtomicU64,
 }
 
 impl RadixTable {
@@ -112,6 +117,8 @@ impl RadixTable {
             sweeping: AtomicBool::new(false),
             emptied: AtomicBool::new(false),
             root_charged: AtomicBool::new(true),
+            #[cfg(all(test, not(any(loom, shuttle))))]
+            visits: AtomicU64::new(0),
         })
     }
 
@@ -183,6 +190,7 @@ impl MappingTable for RadixTable {
         let mut reported_to = None;
         let Ok(()) = self.walk::<std::convert::Infallible>(guard, all, |at| {
             match at.word.entry(guard) {
+                Entry::Table(child) if child.looks_empty() => {}
                 Entry::Table(_) => return Ok(Step::Descend),
                 Entry::Leaf { offset, perms } => {
                     if let Some(range) = IovaRange::new(at.start, at.end) {

@@ -2,6 +2,8 @@
 //! left (nothing, or a copy) in the table's place. Anybody who meets a frozen entry can finish the job, so nobody
 //! waits for anybody.
 
+use std::ops::ControlFlow;
+
 use arrayvec::ArrayVec;
 use virtio_iommu_spec::IovaRange;
 
@@ -23,18 +25,33 @@ impl RadixTable {
         if self.nodes.load(Ordering::Relaxed) >= self.sweep_at.load(Ordering::Relaxed) {
             self.sweep(guard);
         }
-        if !self.budget.take(NODE_BYTES) {
-            // A sweep is worth its time only if an UNMAP may have left empty tables since the last one.
-            let swept = self.emptied.swap(false, Ordering::Relaxed);
-            if swept {
-                self.sweep(guard);
-            }
-            if !swept || !self.budget.take(NODE_BYTES) {
-                return Err(MapError::OutOfMemory);
-            }
+        let charged = self.budget.take(NODE_BYTES) || self.reclaim(guard) && self.budget.take(NODE_BYTES);
+        if !charged {
+            return Err(MapError::OutOfMemory);
         }
         self.nodes.fetch_add(1, Ordering::Relaxed);
         Ok(Node::new())
+    }
+
+    /// Unlinks empty tables if an operation may have left some since the last time; says whether it looked. Beside a
+    /// sweep by another thread it looks, too: that thread may be behind what this one needs.
+    #[cold]
+    pub(crate) fn reclaim(&self, guard: &Guard<'_>) -> bool {
+        // Relaxed, as all accesses to both: hints, they order nothing.
+        let look = self.emptied.swap(false, Ordering::Relaxed) || self.sweeping.load(Ordering::Relaxed);
+        if look {
+            self.sweep_below(guard, &self.root, self.geometry.top(), IovaRange::ALL);
+        }
+        look
+    }
+
+    /// Counts slots looked at, for the tests that bound the work of an operation.
+    #[inline(always)]
+    pub(super) fn counted(&self, slots: u64) {
+        #[cfg(all(test, not(any(loom, shuttle))))]
+        self.visits.fetch_add(slots, Ordering::Relaxed);
+        #[cfg(not(all(test, not(any(loom, shuttle)))))]
+        let _ = slots;
     }
 
     /// A table is gone.
@@ -54,6 +71,14 @@ impl RadixTable {
         }
     }
 
+    /// As [`tidy`](Self::tidy), for tables between the ends of a mapping of several slots.
+    #[inline]
+    pub(super) fn tidy_between(&self, guard: &Guard<'_>, range: IovaRange) {
+        if range.end() - range.start() >= self.geometry.table_bytes() && self.budget.is_tight() {
+            self.sweep_below(guard, &self.root, self.geometry.top(), range);
+        }
+    }
+
     #[cfg(all(test, loom))]
     pub(super) fn prune_for_model(&self, guard: &Guard<'_>) {
         self.prune(guard, 0);
@@ -61,7 +86,7 @@ impl RadixTable {
 
     /// Unlinks the tables on the way to `va` that look empty, from the lowest up.
     #[cold]
-    fn prune(&self, guard: &Guard<'_>, va: u64) {
+    pub(super) fn prune(&self, guard: &Guard<'_>, va: u64) {
         let mut path: ArrayVec<(&Slot, Word, &Node), { MAX_LEVELS as usize }> = ArrayVec::new();
         let (mut node, mut level) = (&*self.root, self.geometry.top());
         loop {
@@ -73,10 +98,14 @@ impl RadixTable {
             level -= 1;
         }
         while let Some((slot, word, child)) = path.pop() {
-            if word.is_frozen() || !child.looks_empty() {
+            if !child.looks_empty() {
                 break;
             }
-            self.replace_node(guard, slot, word, child);
+            if word.is_frozen() || !self.replace_node(guard, slot, word, child) {
+                // The table above is being replaced; its copy still points to this one.
+                self.emptied.store(true, Ordering::Relaxed);
+                break;
+            }
         }
     }
 
@@ -102,9 +131,9 @@ impl RadixTable {
     }
 
     /// Freezes `node`, which `word` in `slot` points to, and puts what it holds in its place: nothing if it is empty,
-    /// a copy otherwise. No effect when `slot` has changed. The word must not be frozen: then another table, that of
-    /// `slot`, has to be replaced first.
-    pub(super) fn replace_node(&self, guard: &Guard<'_>, slot: &Slot, word: Word, node: &Node) {
+    /// a copy otherwise. No effect, and `false`, when `slot` has changed. The word must not be frozen: then another table,
+    /// that of `slot`, has to be replaced first.
+    pub(super) fn replace_node(&self, guard: &Guard<'_>, slot: &Slot, word: Word, node: &Node) -> bool {
         assert!(!word.is_frozen(), "a frozen entry was about to be changed");
         let mut copy: Option<Box<Node>> = None;
         for index in 0..FAN_OUT {
@@ -116,7 +145,8 @@ impl RadixTable {
         let copied = copy.is_some();
         let copy = copy.map(Box::into_raw);
         let new = copy.map_or(Word::EMPTY, |copy| Word::table(copy));
-        if slot.replace(word, new) {
+        let replaced = slot.replace(word, new);
+        if replaced {
             if !copied {
                 self.uncount();
             }
@@ -128,6 +158,7 @@ impl RadixTable {
             // SAFETY: made above, never published. What it points to is not its own, so it is dropped alone.
             drop(unsafe { Box::from_raw(copy) });
         }
+        replaced
     }
 
     /// Finishes the replacement of the topmost frozen table on the way to `va`.
@@ -146,7 +177,8 @@ impl RadixTable {
             }
             level -= 1;
             if child.slot(self.geometry.index(va, level)).load().is_frozen() {
-                return self.replace_node(guard, slot, word, child);
+                self.replace_node(guard, slot, word, child);
+                return;
             }
             node = child;
         }
@@ -158,6 +190,7 @@ impl RadixTable {
         if self.sweeping.swap(true, Ordering::Acquire) {
             return;
         }
+        self.emptied.store(false, Ordering::Relaxed);
         self.sweep_below(guard, &self.root, self.geometry.top(), IovaRange::ALL);
         let next = self.nodes.load(Ordering::Relaxed).saturating_mul(2).max(SWEEP_FLOOR);
         self.sweep_at.store(next, Ordering::Relaxed);
@@ -165,18 +198,8 @@ impl RadixTable {
         self.sweeping.store(false, Ordering::Release);
     }
 
-    /// After an UNMAP of several mappings: as [`tidy`](Self::tidy), for all tables on the way to `range`. No more work
-    /// than the UNMAP itself, which has looked at each of their entries.
-    pub(super) fn tidy_range(&self, guard: &Guard<'_>, range: IovaRange) {
-        if self.budget.is_tight() {
-            self.sweep_below(guard, &self.root, self.geometry.top(), range);
-        } else {
-            self.emptied.store(true, Ordering::Relaxed);
-        }
-    }
-
     /// Unlinks the tables below `node` that hold addresses of `range` and look empty, from the lowest up.
-    fn sweep_below(&self, guard: &Guard<'_>, node: &Node, level: u32, range: IovaRange) {
+    pub(super) fn sweep_below(&self, guard: &Guard<'_>, node: &Node, level: u32, range: IovaRange) {
         if level == 0 {
             return;
         }
@@ -185,7 +208,11 @@ impl RadixTable {
         for index in first..=last {
             let slot = node.slot(index);
             let word = slot.load();
+            self.counted(1);
             if let Entry::Table(child) = word.entry(guard) {
+                if self.budget.is_stopped() {
+                    return;
+                }
                 // The part of the range below this slot: whole, but for the first and the last one.
                 let start = if index == first { range.start() } else { 0 };
                 let end = if index == last { range.end() } else { u64::MAX };
@@ -193,10 +220,48 @@ impl RadixTable {
                     self.sweep_below(guard, child, level - 1, part);
                 }
                 if !word.is_frozen() && child.looks_empty() {
+                    self.counted(FAN_OUT as u64);
                     self.replace_node(guard, slot, word, child);
                 }
             }
         }
+    }
+
+    /// Unlinks the empty tables in `range`, up to its first mapping: a mapping of the whole range then takes few slots, or
+    /// fails early. The tables it looks at in vain are those on the way to that mapping.
+    pub(super) fn vacate(
+        &self,
+        guard: &Guard<'_>,
+        node: &Node,
+        level: u32,
+        range: IovaRange,
+    ) -> ControlFlow<()> {
+        let (first, last) =
+            (self.geometry.index(range.start(), level), self.geometry.index(range.end(), level));
+        for index in first..=last {
+            let slot = node.slot(index);
+            let word = slot.load();
+            self.counted(1);
+            let Entry::Table(child) = word.entry(guard) else {
+                if word.is_empty() {
+                    continue;
+                }
+                return ControlFlow::Break(());
+            };
+            if self.budget.is_stopped() {
+                return ControlFlow::Break(());
+            }
+            let start = if index == first { range.start() } else { 0 };
+            let end = if index == last { range.end() } else { u64::MAX };
+            if let Some(part) = self.geometry.below(start, end, level) {
+                self.vacate(guard, child, level - 1, part)?;
+            }
+            if !word.is_frozen() && child.looks_empty() {
+                self.counted(FAN_OUT as u64);
+                self.replace_node(guard, slot, word, child);
+            }
+        }
+        ControlFlow::Continue(())
     }
 
     /// Unlinks all tables but the root and gives back their charge and the root's. To be called when nothing is mapped any

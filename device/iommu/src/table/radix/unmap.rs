@@ -23,6 +23,14 @@ enum First {
     Many,
 }
 
+/// Slots an UNMAP may find empty before it unlinks their tables, so that a small one leaves the tables to the next MAP.
+const SPARE_VISITS: u64 = 4 * FAN_OUT as u64;
+/// The same, for each mapping removed.
+const VISITS_EACH: u64 = 8;
+
+/// A reset waits; what is left goes with the domain.
+struct Stopped;
+
 impl RadixTable {
     #[inline]
     pub(super) fn unmap_range(&self, guard: &Guard<'_>, range: IovaRange) -> Result<Removed, UnmapError> {
@@ -79,14 +87,24 @@ impl RadixTable {
         }
     }
 
+    /// Removes what the range covers. Tables found empty are unlinked on the way, and those emptied afterwards if there
+    /// are many: so the work is bounded by what is removed plus [`SPARE_VISITS`], and what a MAP linked pays for what an
+    /// UNMAP unlinks.
     fn unmap_many(&self, guard: &Guard<'_>, range: IovaRange) -> Removed {
-        let mut total = Removed::default();
+        let (mut total, mut visits) = (Removed::default(), 0u64);
         let mut add = |more: Removed| {
             total.mappings += more.mappings;
             total.bytes = total.bytes.saturating_add(more.bytes);
         };
-        let Ok(()) = self.walk::<std::convert::Infallible>(guard, range, |at| {
+        let walked = self.walk(guard, range, |at| {
+            visits += 1;
+            self.counted(1);
             Ok(match at.word.entry(guard) {
+                Entry::Table(_) if self.budget.is_stopped() => return Err(Stopped),
+                Entry::Table(child) if at.entered_whole(range) && child.looks_empty() => {
+                    self.counted(FAN_OUT as u64);
+                    self.drop_empty(guard, at, child)
+                }
                 // A table entered in its middle has been visited up to there.
                 Entry::Table(child)
                     if at.level == 1
@@ -94,6 +112,7 @@ impl RadixTable {
                         && !at.word.is_frozen()
                         && only_leaves(child) =>
                 {
+                    self.counted(FAN_OUT as u64);
                     let (mappings, visited) = self.dismantle(guard, at, child);
                     add(Removed { mappings, bytes: mappings * self.geometry.granule_bytes() });
                     visited.map_or(Step::Again, Step::Past)
@@ -120,7 +139,12 @@ impl RadixTable {
                 Entry::Shared(_) => Step::Past(at.end),
             })
         });
-        self.tidy_range(guard, range);
+        let vain = visits > SPARE_VISITS + VISITS_EACH * total.mappings;
+        if walked.is_ok() && (vain || self.budget.is_tight()) {
+            self.sweep_below(guard, &self.root, self.geometry.top(), range);
+        } else {
+            self.emptied.store(true, Ordering::Relaxed);
+        }
         total
     }
 
@@ -147,16 +171,20 @@ impl RadixTable {
         if !object.advance(State::Live, State::Dead) {
             return false;
         }
-        self.clear(guard, object);
+        self.clear(guard, object, object.range().end());
         self.tidy(guard, object.range().start());
         self.tidy(guard, object.range().end());
+        self.tidy_between(guard, object.range());
         self.leave(guard, object);
         true
     }
 
-    /// Empties all slots that hold the object, which is not live any more.
-    pub(super) fn clear(&self, guard: &Guard<'_>, object: &Shared) {
-        let Ok(()) = self.walk::<std::convert::Infallible>(guard, object.range(), |at| {
+    /// Empties the slots up to `last` that hold the object, which is not live any more.
+    pub(super) fn clear(&self, guard: &Guard<'_>, object: &Shared, last: u64) {
+        let range = object.range();
+        let Some(part) = IovaRange::new(range.start(), last.min(range.end())) else { return };
+        let Ok(()) = self.walk::<std::convert::Infallible>(guard, part, |at| {
+            self.counted(1);
             Ok(match at.word.entry(guard) {
                 Entry::Table(_) => Step::Descend,
                 Entry::Shared(other) if std::ptr::eq(other, object) => {

@@ -45,6 +45,11 @@ impl Geometry {
         1 << self.granule_shift
     }
 
+    /// Bytes that one table of the lowest level covers.
+    pub(super) fn table_bytes(&self) -> u64 {
+        self.granule_bytes() << LEVEL_BITS
+    }
+
     /// Address bits below a slot of this level.
     #[inline(always)]
     pub(super) fn shift(&self, level: u32) -> u32 {
