@@ -10,7 +10,7 @@ use iommu_analysis::{
     compare::{self, Comparison, Flame, Need},
     verdict::{Report, Thresholds},
 };
-use iommu_results::{Histograms, Integrity, Series, Store, StoreError, StoredRun};
+use iommu_results::{Histograms, Integrity, Series, Store, StoreError, StoredRun, file::read_stored_text};
 
 use crate::{
     deliver::{self, DeliverArgs},
@@ -159,7 +159,7 @@ impl Loaded {
 /// The differential flame graph of both runs' profiles, or why there is none.
 fn flame(base: &Path, head: &Path) -> Result<Flame, String> {
     let read = |folder: &Path, side: &str| {
-        let text = fs::read_to_string(folder.join(PROFILE_FILE))
+        let text = read_stored_text(&folder.join(PROFILE_FILE))
             .map_err(|error| format!("{side} has no readable {PROFILE_FILE} ({error})"))?;
         compare::parse_folded(&text)
             .map_err(|line| format!("{side}: line {line} of {PROFILE_FILE} is no stack"))

@@ -131,7 +131,7 @@ impl Artefacts {
 /// Reads a file of a run's folder, if it is there.
 pub(crate) fn read<A: Artefact>(folder: &Path) -> Result<Option<A>, StoreError> {
     let path = folder.join(A::FILE);
-    let text = match std::fs::read_to_string(&path) {
+    let text = match crate::file::read_stored_text(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(StoreError::Read { path, source }),

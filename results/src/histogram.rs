@@ -1,6 +1,9 @@
 //! Latency histograms at full resolution, and the summaries that `run.json` carries.
 
-use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
+use std::io::Read;
+
+use flate2::read::ZlibDecoder;
+use hdrhistogram::serialization::{DeserializeError, Deserializer, Serializer, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};
 
 /// The largest value that is kept apart: two hours in nanoseconds. Anything above is recorded as this.
@@ -12,6 +15,14 @@ pub enum HistogramError {
     /// Not an HdrHistogram V2 payload, or cut off.
     #[error("not a readable HdrHistogram: {0:?}")]
     Decode(hdrhistogram::serialization::DeserializeError),
+    /// It claims more than is read.
+    #[error("not a readable HdrHistogram: its header claims more {what} than {limit}")]
+    TooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// As much as is accepted, in the same unit.
+        limit: u64,
+    },
     /// Compression failed.
     #[error("the histogram cannot be written: {0}")]
     Encode(hdrhistogram::serialization::V2DeflateSerializeError),
@@ -116,9 +127,64 @@ impl Histogram {
     ///
     /// # Errors
     /// [`HistogramError::Decode`] when the bytes are neither, or are cut off.
-    pub fn from_bytes(mut bytes: &[u8]) -> Result<Self, HistogramError> {
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, HistogramError> {
+        let inflated = inflate(bytes)?;
+        let mut bytes = inflated.as_deref().unwrap_or(bytes);
+        check_claims(bytes)?;
         Deserializer::new().deserialize(&mut bytes).map(Self).map_err(HistogramError::Decode)
     }
+}
+
+/// Bytes before the payload of a V2 histogram: cookie, payload length, offset, digits, lowest, highest, ratio.
+const V2_HEADER_BYTES: usize = 40;
+/// The payload of a deflated one follows its cookie and length.
+const DEFLATED_HEADER_BYTES: usize = 8;
+const V2_COOKIE: u32 = 0x1c84_9303 | 0x10;
+const V2_DEFLATED_COOKIE: u32 = 0x1c84_9304 | 0x10;
+/// Significant digits of a histogram that is read. Five would take 100 MB of counters.
+const MAX_DIGITS: u32 = 4;
+/// The largest histogram that is read, inflated: each of its counters as the nine bytes that its encoding can take.
+const MAX_INFLATED_BYTES: u64 = V2_HEADER_BYTES as u64 + 9 * (1 << 20);
+
+/// A big-endian number at `at`; `None` where the bytes end before it.
+fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// The V2 histogram within a deflated one, `None` if the bytes are something else.
+fn inflate(bytes: &[u8]) -> Result<Option<Vec<u8>>, HistogramError> {
+    if be_u32(bytes, 0) != Some(V2_DEFLATED_COOKIE) {
+        return Ok(None);
+    }
+    let deflated = bytes.get(DEFLATED_HEADER_BYTES..).unwrap_or_default();
+    let len = be_u32(bytes, 4).unwrap_or(0) as usize;
+    let deflated = &deflated[..deflated.len().min(len)];
+    let mut inflated = Vec::new();
+    ZlibDecoder::new(deflated)
+        .take(MAX_INFLATED_BYTES + 1)
+        .read_to_end(&mut inflated)
+        .map_err(|error| HistogramError::Decode(DeserializeError::IoError(error)))?;
+    if inflated.len() as u64 > MAX_INFLATED_BYTES {
+        return Err(HistogramError::TooLarge { what: "bytes", limit: MAX_INFLATED_BYTES });
+    }
+    Ok(Some(inflated))
+}
+
+/// Refuses a header that would make the decoder allocate for what is not there: it believes the length it is told, and
+/// makes room for all counters between the bounds.
+fn check_claims(bytes: &[u8]) -> Result<(), HistogramError> {
+    if be_u32(bytes, 0) != Some(V2_COOKIE) {
+        return Ok(());
+    }
+    let (payload, digits) = (be_u32(bytes, 4).unwrap_or(0), be_u32(bytes, 12).unwrap_or(0));
+    let present = bytes.len().saturating_sub(V2_HEADER_BYTES);
+    if payload as usize > present {
+        return Err(HistogramError::TooLarge { what: "bytes of counters", limit: present as u64 });
+    }
+    if digits > MAX_DIGITS {
+        return Err(HistogramError::TooLarge { what: "significant digits", limit: u64::from(MAX_DIGITS) });
+    }
+    Ok(())
 }
 
 /// The figures of one histogram, in `unit`.
@@ -209,5 +275,61 @@ mod tests {
         assert!(Histogram::from_bytes(&bytes[..bytes.len() / 2]).is_err());
         assert!(Histogram::from_bytes(b"not a histogram").is_err());
         assert!(Histogram::from_bytes(&[]).is_err());
+    }
+
+    /// A V2 header with these claims and `payload` behind it.
+    fn claiming(len: u32, digits: u32, high: u64, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for word in [V2_COOKIE, len, 0, digits] {
+            bytes.extend(word.to_be_bytes());
+        }
+        bytes.extend(1u64.to_be_bytes());
+        bytes.extend(high.to_be_bytes());
+        bytes.extend(1f64.to_be_bytes());
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn deflated(inner: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut encoder, inner).unwrap();
+        let inner = encoder.finish().unwrap();
+        [&V2_DEFLATED_COOKIE.to_be_bytes()[..], &(inner.len() as u32).to_be_bytes(), &inner].concat()
+    }
+
+    #[test]
+    fn a_header_that_claims_more_than_there_is_is_refused_before_room_is_made() {
+        for len in [1, 4096, 1 << 30, u32::MAX] {
+            let plain = claiming(len, 3, HIGHEST_NS, &[]);
+            assert_eq!(plain.len(), V2_HEADER_BYTES);
+            for bytes in [plain.clone(), deflated(&plain)] {
+                let error = Histogram::from_bytes(&bytes).unwrap_err();
+                assert!(matches!(error, HistogramError::TooLarge { limit: 0, .. }), "{len}: {error}");
+            }
+        }
+        for digits in [5, 6, u32::MAX] {
+            let error = Histogram::from_bytes(&claiming(0, digits, u64::MAX, &[])).unwrap_err();
+            assert!(matches!(error, HistogramError::TooLarge { limit: 4, .. }), "{digits}: {error}");
+        }
+        assert!(Histogram::from_bytes(&claiming(0, 4, u64::MAX, &[])).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_histogram_that_inflates_without_end_is_refused() {
+        let bomb = deflated(&claiming(1 << 26, 3, HIGHEST_NS, &vec![0; 1 << 26]));
+        assert!(bomb.len() < 1 << 17, "{}", bomb.len());
+        let error = Histogram::from_bytes(&bomb).unwrap_err();
+        assert!(matches!(error, HistogramError::TooLarge { limit: MAX_INFLATED_BYTES, .. }), "{error}");
+    }
+
+    #[test]
+    fn plain_and_deflated_encodings_are_read() {
+        let mut histogram = Histogram::new();
+        (0..2000).for_each(|n| histogram.record(n * n));
+        let mut plain = Vec::new();
+        hdrhistogram::serialization::V2Serializer::new().serialize(&histogram.0, &mut plain).unwrap();
+        for bytes in [plain.clone(), deflated(&plain), histogram.to_bytes().unwrap()] {
+            assert_eq!(Histogram::from_bytes(&bytes).unwrap().summary(), histogram.summary());
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! - [`artefacts`]: what lies beside `run.json`, each file with a schema of its own.
 //! - [`schema`]: the types of `run.json`, schema [`SCHEMA`], and what makes one valid.
 //! - [`histogram`]: full-resolution latency histograms and their summaries.
+//! - [`file`]: readers that a file cannot make allocate without bound.
 //! - [`environment`]: what the machine is, each fact with the reason where it could not be read.
 //! - [`series`]: what each slice measured.
 //! - [`index`]: the store's append-only list of acknowledged runs.
@@ -12,6 +13,7 @@
 
 pub mod artefacts;
 pub mod environment;
+pub mod file;
 pub mod histogram;
 pub mod index;
 pub mod names;

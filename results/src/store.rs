@@ -23,6 +23,7 @@ pub use gc::{GcOptions, GcReport};
 pub use import::{Import, Imported, Refusal};
 
 use crate::artefacts::{self, Artefacts};
+use crate::file::read_stored;
 use crate::histogram::Histogram;
 use crate::index::Index;
 use crate::schema::Run;
@@ -158,7 +159,7 @@ impl Store {
     pub fn load(path: impl AsRef<Path>) -> Result<StoredRun, StoreError> {
         let path = path.as_ref();
         let file = if path.is_dir() { path.join(RUN_FILE) } else { path.to_owned() };
-        let bytes = fs::read(&file).map_err(|source| StoreError::Read { path: file.clone(), source })?;
+        let bytes = read_stored(&file).map_err(|source| StoreError::Read { path: file.clone(), source })?;
         let text = String::from_utf8(bytes).map_err(|error| StoreError::NotText {
             path: file.clone(),
             valid_bytes: error.utf8_error().valid_up_to(),
@@ -195,7 +196,7 @@ impl StoredRun {
         for case in &self.run.cases {
             for name in case.histograms.keys() {
                 let path = self.folder.join(HISTOGRAM_FOLDER).join(histogram_file(&case.id, name));
-                let bytes = match fs::read(&path) {
+                let bytes = match read_stored(&path) {
                     Ok(bytes) => bytes,
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                     Err(source) => return Err(StoreError::Read { path, source }),
@@ -214,7 +215,7 @@ impl StoredRun {
     /// [`StoreError`] naming the file that cannot be read, is damaged or belongs to another run.
     pub fn series(&self) -> Result<Option<Series>, StoreError> {
         let path = self.folder.join(SERIES_FILE);
-        let bytes = match fs::read(&path) {
+        let bytes = match read_stored(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StoreError::Read { path, source }),

@@ -11,6 +11,7 @@ use std::fs;
 
 pub use fault::{Fault, Finding};
 
+use crate::file::read_stored;
 use crate::index::INDEX_FILE;
 use crate::schema::{Run, SCHEMA};
 use crate::store::{RUN_FILE, Store, StoreError, StoredRun, UNFINISHED};
@@ -87,7 +88,7 @@ impl Store {
             return Err(Fault::Missing);
         }
         let folder = self.root().join(name);
-        let bytes = fs::read(folder.join(RUN_FILE))
+        let bytes = read_stored(&folder.join(RUN_FILE))
             .map_err(|error| Fault::Unreadable { message: error.to_string() })?;
         ledger.compare(name, &bytes)?;
         let run = parse(&bytes)?;

@@ -1,8 +1,9 @@
 //! What a gate demands: `policy.toml`, schema `iommu-bench/policy/1`, described in `docs/analysis.md`.
 
-use std::{fs, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use iommu_analysis::verdict::Thresholds;
+use iommu_results::file::read_given_text;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -94,8 +95,7 @@ fn sixty_four() -> usize {
 /// Reads a policy: what is measured, and in how many link orders revisions are built.
 pub(super) fn read(path: &Path) -> Result<(Config, u16), PolicyError> {
     let shown = path.display().to_string();
-    let text =
-        fs::read_to_string(path).map_err(|source| PolicyError::Read { path: shown.clone(), source })?;
+    let text = read_given_text(path).map_err(|source| PolicyError::Read { path: shown.clone(), source })?;
     let policy: Policy = toml::from_str(&text)
         .map_err(|error| PolicyError::Toml { path: shown.clone(), message: error.to_string() })?;
     policy.config(&shown)

@@ -43,7 +43,7 @@ impl Profile {
     pub(crate) fn read(folder: &Path) -> Result<Option<Self>, StoreError> {
         let text = |name: &str| {
             let path = folder.join(name);
-            match std::fs::read(&path) {
+            match crate::file::read_stored(&path) {
                 Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
                 Err(source) => Err(StoreError::Read { path, source }),

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::{HISTOGRAM_FOLDER, REPORT_FILE, RUN_FILE, SERIES_FILE, StoreError, StoredRun};
+use crate::file::{read_stored, read_stored_text};
 
 /// File name of the checksums inside a run's folder.
 pub const CHECKSUM_FILE: &str = "SHA256SUMS";
@@ -45,7 +46,7 @@ impl StoredRun {
     /// belong; [`StoreError::Checksums`] when the sums themselves are damaged.
     pub fn verify(&self) -> Result<Integrity, StoreError> {
         let path = self.folder.join(CHECKSUM_FILE);
-        let text = match fs::read_to_string(&path) {
+        let text = match read_stored_text(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Integrity::Unknown),
             Err(source) => return Err(StoreError::Read { path, source }),
@@ -106,7 +107,7 @@ fn files(folder: &Path) -> Result<Vec<String>, StoreError> {
 }
 
 fn sum(path: &Path) -> Result<String, StoreError> {
-    let bytes = fs::read(path).map_err(|source| StoreError::Read { path: path.to_owned(), source })?;
+    let bytes = read_stored(path).map_err(|source| StoreError::Read { path: path.to_owned(), source })?;
     Ok(Sha256::digest(&bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");

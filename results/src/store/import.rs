@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::folder::{sync_folder, write_new};
 use super::{RUN_FILE, RunFolder, Store, StoreError, UNFINISHED};
+use crate::file::read_stored;
 use crate::index::{Entry, Operation};
 use crate::survey::{Fault, Finding};
 
@@ -74,7 +75,7 @@ impl Store {
         let mut entries = Vec::new();
         for folder in runs.into_iter().filter(unknown) {
             let file = folder.join(RUN_FILE);
-            let bytes = fs::read(&file).map_err(|source| StoreError::Read { path: file, source })?;
+            let bytes = read_stored(&file).map_err(|source| StoreError::Read { path: file, source })?;
             let stored = Self::load(&folder)?;
             entries.push(Operation::Add(Entry::of(&stored.run, &bytes)));
             import.runs.push((folder, Imported::Indexed));
@@ -117,10 +118,10 @@ impl Store {
     fn take_over(&self, source: &Path) -> Result<Imported, Refusal> {
         let stored = Self::load(source)?;
         let file = source.join(RUN_FILE);
-        let bytes = fs::read(&file).map_err(|error| StoreError::Read { path: file, source: error })?;
+        let bytes = read_stored(&file).map_err(|error| StoreError::Read { path: file, source: error })?;
         let id = &stored.run.run_id;
         let place = self.root().join(id);
-        if let Ok(present) = fs::read(place.join(RUN_FILE)) {
+        if let Ok(present) = read_stored(&place.join(RUN_FILE)) {
             if present == bytes {
                 return Ok(Imported::Present);
             }
@@ -176,7 +177,7 @@ fn plain_entries(folder: &Path) -> Result<Vec<(PathBuf, fs::FileType)>, StoreErr
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
-    match fs::read(from) {
+    match read_stored(from) {
         Ok(bytes) => write_new(to, &bytes),
         // Gone since it was listed.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
