@@ -7,7 +7,7 @@ use crate::{
     epoch::{Epoch, Guard, Participant},
     epoch_cell::EpochCell,
     iotlb::{InvalidationLog, Unfinished},
-    passthrough::{BackendError, Mirrors},
+    passthrough::{Mirrors, allows_something},
     properties::Regions,
     request::RequestError,
     sync::{AtomicBool, Ordering},
@@ -118,6 +118,16 @@ pub(crate) enum View {
     Bypass,
     /// Through mappings.
     Mapped(DomainTable),
+}
+
+/// A MAP that real devices, or the checks before them, refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) error: RequestError,
+    /// The table had it for a moment, so an access under it may run.
+    pub(crate) seen: bool,
+    /// Its share of the cap on mappings is still the caller's.
+    pub(crate) unspent: bool,
 }
 
 /// A domain. It lives as long as a worker or an endpoint may still use it; `dead` says that no request may.
@@ -282,42 +292,87 @@ impl Domain {
         participant: &Participant,
         map: &request::Map,
         queue: &Unfinished,
-    ) -> Result<(), RequestError> {
+    ) -> Result<(), Refusal> {
+        let unseen = |error| Refusal { error, seen: false, unspent: true };
         let mirrors = self.mirrors.lock();
         let guard = participant.pin();
-        let mapping = self.check_map(&guard, map)?;
-        self.table()?.map(&guard, &mapping)?;
+        let mapping = self.check_map(&guard, map).map_err(unseen)?;
         drop(guard);
+        mirrors.catch_up(|| self.mappings(participant)).map_err(unseen)?;
+        let table = self.table().map_err(unseen)?;
+        table.map(&participant.pin(), &mapping).map_err(|error| unseen(error.into()))?;
         mirrors.map(&mapping).map_err(|error| {
-            let unmap = request::Unmap {
-                domain: self.id.0,
-                virt_start: mapping.range.start(),
-                virt_end: mapping.range.end(),
-                reserved: [0; 4],
-            };
-            if let Err(error) = self.unmap(&participant.pin(), &unmap, queue) {
-                tracing::error!(%error, "a mapping that the host refused stays in the table");
-            }
-            error.into()
+            // Also in a domain that has died meanwhile. What its graveyard has removed, it has counted back.
+            let removed = self.take_back(table, &participant.pin(), mapping.range, queue);
+            Refusal { error, seen: true, unspent: removed.mappings != 0 }
         })
     }
 
-    /// UNMAP in such a domain. What the table removed is counted in any case.
+    /// Removes a mapping that was just made; nothing else is in its range.
+    fn take_back(
+        &self,
+        table: &DomainTable,
+        guard: &Guard<'_>,
+        range: IovaRange,
+        queue: &Unfinished,
+    ) -> Removed {
+        if let Some(log) = &self.log {
+            queue.announce(log, range);
+        }
+        let removed = table.unmap(guard, range).unwrap_or_else(|error| {
+            tracing::error!(%error, "a mapping that the host refused stays in the table");
+            Removed::default()
+        });
+        if let Some(log) = &self.log {
+            log.append(range);
+        }
+        removed
+    }
+
+    /// UNMAP in such a domain. What the table removed is counted in any case. A range in which nothing is mapped goes to
+    /// the devices, too: something may be left there from an UNMAP that failed.
     #[cold]
     pub(crate) fn unmap_mirrored(
         &self,
         participant: &Participant,
         unmap: &request::Unmap,
         queue: &Unfinished,
-    ) -> (Result<(), BackendError>, Result<Removed, RequestError>) {
+    ) -> (Result<(), RequestError>, Result<Removed, RequestError>) {
         let mirrors = self.mirrors.lock();
         let removed = self.unmap(&participant.pin(), unmap, queue);
         let range = IovaRange::new(unmap.virt_start, unmap.virt_end);
         let done = match (&removed, range) {
-            (Ok(removed), Some(range)) if removed.mappings != 0 => mirrors.unmap(range),
+            (Ok(_), Some(range)) => mirrors.unmap(range),
             _ => Ok(()),
         };
         (done, removed)
+    }
+
+    /// The end of a batch: real devices' page tables do what they have put off, and have what the table has.
+    #[cold]
+    pub(crate) fn flush_mirrors(&self, participant: &Participant) -> Result<(), RequestError> {
+        let mut mirrors = self.mirrors.lock();
+        let flushed = mirrors.flush();
+        mirrors.tidy();
+        if let Err(error) = mirrors.catch_up(|| self.mappings(participant)) {
+            tracing::error!(domain = %self.id, %error, "a real device sees less than its domain has");
+        }
+        #[cfg(debug_assertions)]
+        mirrors.check(&self.mappings(participant));
+        flushed
+    }
+
+    /// Its mappings, as far as they allow anything.
+    pub(crate) fn mappings(&self, participant: &Participant) -> Vec<Mapping> {
+        let mut mappings = Vec::new();
+        if let Ok(table) = self.table() {
+            table.for_each(&participant.pin(), &mut |mapping| {
+                if allows_something(&mapping) {
+                    mappings.push(mapping);
+                }
+            });
+        }
+        mappings
     }
 
     /// Where an access that the table does not allow may go all the same: into an IDENTITY region.
@@ -325,5 +380,41 @@ impl Domain {
     pub(crate) fn identity(&self, guard: &Guard<'_>, iova: u64, _access: Access) -> Option<Translation> {
         let region = self.regions.load(guard).identity_at(iova)?;
         Some(Translation { gpa: Gpa(iova), run_end: region.end, perms: Perms::RW })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::epoch::Fences;
+
+    /// A queue that found the domain before it died is refused, however it looks: the graveyard would not count the
+    /// mapping.
+    #[test]
+    fn a_dead_domain_takes_no_request() {
+        let epoch = Epoch::new(Fences::Symmetric);
+        let participant = epoch.register().unwrap();
+        let input_range = IovaRange::new(0, (1 << 48) - 1).unwrap();
+        let limits = DomainLimits { granule_shift: 12, input_range };
+        let new = || {
+            let (budget, regions) = (Budget::new(1 << 20), Regions::default());
+            Domain::new(&epoch, &budget, DomainId(1), limits, false, regions, None)
+        };
+        let map = request::Map { domain: 1, virt_start: 0x1000, virt_end: 0x1fff, phys_start: 0, flags: 3 };
+        let unmap = request::Unmap { domain: 1, virt_start: 0, virt_end: u64::MAX, reserved: [0; 4] };
+        let refused = RequestError::NoDomain { domain: DomainId(1) };
+        let (domain, queue) = (new(), Unfinished::default());
+        assert_eq!(domain.map(&participant.pin(), &map), Ok(()));
+        domain.kill();
+        assert_eq!(
+            domain.map(&participant.pin(), &request::Map { virt_start: 0x2000, virt_end: 0x2fff, ..map }),
+            Err(refused)
+        );
+        assert_eq!(domain.check_map(&participant.pin(), &map), Err(refused));
+        assert_eq!(domain.unmap(&participant.pin(), &unmap, &queue), Err(refused));
+        let refusal = Refusal { error: refused, seen: false, unspent: true };
+        assert_eq!(domain.map_mirrored(&participant, &map, &queue), Err(refusal));
+        assert_eq!(domain.unmap_mirrored(&participant, &unmap, &queue), (Ok(()), Err(refused)));
+        assert_eq!(domain.mappings(&participant).len(), 1, "the graveyard's");
     }
 }

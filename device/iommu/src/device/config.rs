@@ -7,6 +7,7 @@ use virtio_iommu_spec::{
 };
 
 use super::Core;
+use crate::request::RequestError;
 
 impl Core {
     pub(super) fn config(&self) -> Config {
@@ -42,7 +43,10 @@ impl Core {
 
     /// Only `bypass` can be written, and only to 0 or 1: "The device MUST NOT present a value different than 0 or 1 in
     /// bypass." Before DRIVER_OK what was negotiated is not known yet, and the offer counts.
-    pub(super) fn write_config(&self, offset: u64, data: &[u8]) {
+    ///
+    /// # Errors
+    /// When a real device may still see memory that it has lost.
+    pub(super) fn write_config(&self, offset: u64, data: &[u8]) -> Result<(), RequestError> {
         let value = (BYPASS_OFFSET as u64)
             .checked_sub(offset)
             .and_then(|at| usize::try_from(at).ok())
@@ -52,15 +56,21 @@ impl Core {
             !self.options.legacy_bypass && (negotiated == 0 || negotiated & feature::BYPASS_CONFIG != 0);
         match value {
             Some(value @ (0 | 1)) if available => {
+                // Under the lock to the end: an ATTACH that finds bypass off must not be answered while accesses under it run.
+                let control = self.control();
                 let was = self.bypass_field();
                 self.set_bypass_field(value == 1);
-                self.rest_all();
+                let rested = self.rest_all(&control);
                 if was && value == 0 {
                     // Unattached endpoints lose their view of memory; accesses that began under it end first.
-                    self.settle(&self.control(), &mut super::control::Graveyard::default());
+                    self.settle(&control, &mut super::control::Graveyard::default());
                 }
+                rested
             }
-            _ => tracing::debug!(offset, ?data, "ignored a write to configuration space"),
+            _ => {
+                tracing::debug!(offset, ?data, "ignored a write to configuration space");
+                Ok(())
+            }
         }
     }
 }

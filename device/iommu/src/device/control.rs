@@ -15,7 +15,7 @@ use crate::{
     domain::{Domain, DomainLimits},
     endpoint::{Attachment, EndpointState},
     epoch::Participant,
-    passthrough::Backend,
+    passthrough::{Mirror, Sees},
     properties::{Incompatible, NPlusI, Regions, merge},
     request::RequestError,
     table::MappingTable,
@@ -76,28 +76,16 @@ impl Core {
             // Attached already: nothing changes, and above all no mapping is lost.
             return Ok(false);
         }
-        // Rejected requests change nothing, so whether the endpoint may join is settled before it leaves its domain.
-        let domain = match control.domains.get(&id) {
-            Some(slot) => {
-                let domain = slot.domain.clone();
-                self.join(participant, &domain, &state)?;
-                domain
-            }
-            None => self.create(&control, id, bypass, &state, current)?,
+        // Rejected requests change nothing: all that can fail comes before the endpoint leaves its domain.
+        let (domain, regions) = match control.domains.get(&id) {
+            Some(slot) => (slot.domain.clone(), self.check_join(participant, &slot.domain, &state)?),
+            None => (self.create(&control, id, bypass, &state, current)?, None),
         };
+        self.admit(&control, participant, &domain, &state, current, regions)?;
         // "The device SHOULD behave as if the driver issued a DETACH request with this endpoint, followed by the ATTACH
         // request."
         let left =
-            current.is_some_and(|old| self.leave(&mut control, Some(participant), graveyard, &state, old));
-        if let Some(backend) = &state.backend
-            && let Err(error) = self.enter(participant, &domain, backend)
-        {
-            // It has left its old domain, as a DETACH would have it do, and joins none.
-            state.attachment.replace(Attachment::Detached, &participant.pin());
-            self.rest(&state);
-            shrink_regions(&control, participant, id);
-            return Err(error);
-        }
+            current.is_some_and(|old| self.leave(&mut control, Some(participant), graveyard, endpoint, old));
         let slot = control
             .domains
             .entry(id)
@@ -163,18 +151,18 @@ impl Core {
         Ok(DomainLimits { granule_shift, input_range })
     }
 
-    /// Whether the endpoint may join an existing domain; merges its regions into the domain's.
+    /// Whether the endpoint may join an existing domain; the domain's regions with its own, if they differ from now.
     ///
     /// "If properties of the endpoint are compatible with properties of other endpoints already attached to the
     /// requested domain, then the device SHOULD attach the endpoint. Otherwise […] VIRTIO_IOMMU_S_UNSUPP."
-    fn join(
+    fn check_join(
         &self,
         participant: &Participant,
         domain: &Domain,
         new: &EndpointState,
-    ) -> Result<(), RequestError> {
+    ) -> Result<Option<Regions>, RequestError> {
         if domain.is_bypass() {
-            return Ok(());
+            return Ok(None);
         }
         let refuse = |why| RequestError::Incompatible { endpoint: new.id, domain: domain.id(), why };
         let (limits, own) = (domain.limits(), self.limits_of(new).map_err(refuse)?);
@@ -186,31 +174,100 @@ impl Core {
             let (endpoint, domain) = (own.input_range, limits.input_range);
             return Err(refuse(Incompatible::Range { endpoint, domain }));
         }
-        let before = domain.regions.load(&participant.pin()).clone();
-        let merged = merge(&before, &new.properties.regions, self.options.n_plus_i).map_err(refuse)?;
-        if merged == before {
-            return Ok(());
-        }
-        // New MAPs see the new regions first; those that saw the old ones end within the grace period; what they mapped
-        // is found after it.
-        domain.regions.replace(merged.clone(), &participant.pin());
-        let checked = participant
-            .synchronize(self.options.patience)
-            .map_err(RequestError::from)
-            .and_then(|()| mapped_within(participant, domain, &merged, &before).map_err(refuse));
-        if checked.is_err() {
-            domain.regions.replace(before, &participant.pin());
-        }
-        checked
+        let guard = participant.pin();
+        let before = domain.regions.load(&guard);
+        let merged = merge(before, &new.properties.regions, self.options.n_plus_i).map_err(refuse)?;
+        Ok((merged != *before).then_some(merged))
     }
 
-    /// DETACH; `true` when a grace period is needed.
+    /// Does the part of an ATTACH that can fail: new regions must not lie over mappings, and a real device must see what
+    /// its new domain has. Refused, it leaves the domain, the endpoint and its device as they were.
+    fn admit(
+        &self,
+        control: &Control,
+        participant: &Participant,
+        domain: &Arc<Domain>,
+        state: &EndpointState,
+        current: Option<DomainId>,
+        regions: Option<Regions>,
+    ) -> Result<(), RequestError> {
+        let mirror = state.mirror.as_ref();
+        if domain.is_bypass() {
+            return mirror
+                .map_or(Ok(()), |mirror| self.switch(control, participant, mirror, current, Sees::All));
+        }
+        if regions.is_none() && mirror.is_none() {
+            return Ok(());
+        }
+        // Requests of other queues must neither see what may be refused yet nor map where it is looked at: those that have
+        // not seen the announcement end within the grace period, the others wait for the lock.
+        domain.mirrors.announce();
+        let known = control.domains.contains_key(&domain.id());
+        let waited = if known { participant.synchronize(self.options.patience) } else { Ok(()) };
+        let admitted = waited.map_err(RequestError::from).and_then(|()| {
+            let mut mirrors = domain.mirrors.lock();
+            if let Some(merged) = &regions {
+                let refuse =
+                    |why| RequestError::Incompatible { endpoint: state.id, domain: domain.id(), why };
+                let before = domain.regions.load(&participant.pin()).clone();
+                mapped_within(participant, domain, merged, &before).map_err(refuse)?;
+            }
+            if let Some(mirror) = mirror {
+                let mappings = domain.mappings(participant);
+                self.switch(control, participant, mirror, current, Sees::Mappings(&mappings))?;
+                mirrors.add(Arc::clone(mirror));
+            }
+            if let Some(merged) = regions {
+                domain.regions.replace(merged, &participant.pin());
+            }
+            Ok(())
+        });
+        domain.mirrors.conclude();
+        admitted
+    }
+
+    /// Turns a real device from what it sees now to what its new domain has; back again, if the host refuses.
+    fn switch(
+        &self,
+        control: &Control,
+        participant: &Participant,
+        mirror: &Arc<Mirror>,
+        current: Option<DomainId>,
+        sees: Sees<'_>,
+    ) -> Result<(), RequestError> {
+        let old = current.and_then(|id| control.domains.get(&id)).map(|slot| &slot.domain);
+        // The domain it leaves stands still meanwhile. Only the holder of the control lock ever has two of these locks.
+        let mut left = old.map(|old| old.mirrors.lock());
+        let Err(error) = mirror.present(sees) else {
+            if let Some(left) = &mut left {
+                left.remove(mirror);
+            }
+            return Ok(());
+        };
+        let back = match old {
+            Some(old) if old.is_bypass() => mirror.present(Sees::All),
+            Some(old) => mirror.present(Sees::Mappings(&old.mappings(participant))),
+            None => self.present_resting(mirror),
+        };
+        match back {
+            // The device may see more than it should: that is what the driver has to know.
+            Err(remains) if mirror.is_blocked() => Err(remains),
+            Err(dark) => {
+                tracing::error!(error = %dark, "a device sees nothing until its domain's next request");
+                Err(error)
+            }
+            Ok(()) => Err(error),
+        }
+    }
+
+    /// DETACH. An outer error refuses it; otherwise the endpoint is detached, which needs a grace period, and an inner one
+    /// says that the host has not taken everything away.
     pub(crate) fn detach(
         &self,
         participant: &Participant,
         graveyard: &mut Graveyard,
         request: &Detach,
-    ) -> Result<bool, RequestError> {
+    ) -> Result<Result<(), RequestError>, RequestError> {
         // "The device MUST ignore reserved."
         let endpoint = EndpointId(request.endpoint);
         let mut control = self.control();
@@ -221,72 +278,67 @@ impl Core {
             // Whether that domain exists or not.
             return Err(RequestError::NotAttached { endpoint, domain });
         }
-        self.leave(&mut control, Some(participant), graveyard, &state, domain);
+        let taken = self.dismiss(&control, &state, domain);
+        self.leave(&mut control, Some(participant), graveyard, endpoint, domain);
         state.attachment.replace(Attachment::Detached, &participant.pin());
-        self.rest(&state);
-        Ok(true)
+        Ok(taken)
     }
 
-    /// Shows a real device what its new domain has, and from then on what it will have.
-    fn enter(
+    /// Takes everything away from a real device that leaves its domain; then it sees what unattached devices see.
+    pub(super) fn dismiss(
         &self,
-        participant: &Participant,
-        domain: &Domain,
-        backend: &Arc<dyn Backend>,
+        control: &Control,
+        state: &EndpointState,
+        id: DomainId,
     ) -> Result<(), RequestError> {
-        let Ok(table) = domain.table() else { return Ok(backend.show_all()?) };
-        domain.mirrors.announce();
-        // Requests that have not seen it end within the grace period; the others wait for the lock.
-        participant.synchronize(self.options.patience)?;
-        let mut mirrors = domain.mirrors.lock();
-        let mut mappings = Vec::new();
-        table.for_each(&participant.pin(), &mut |mapping| mappings.push(mapping));
-        backend.show(&mappings)?;
-        mirrors.add(Arc::clone(backend));
-        Ok(())
+        let (Some(mirror), Some(slot)) = (&state.mirror, control.domains.get(&id)) else { return Ok(()) };
+        let taken = slot.domain.mirrors.lock().dismiss(mirror);
+        if let Err(error) = &taken {
+            tracing::error!(endpoint = %state.id, %error, "a device still sees what its domain had");
+        } else if self.bypass_unattached() {
+            return self.rest(state);
+        }
+        taken
+    }
+
+    fn present_resting(&self, mirror: &Mirror) -> Result<(), RequestError> {
+        if self.bypass_unattached() { mirror.present(Sees::All) } else { mirror.clear() }
     }
 
     /// Shows a real device that is in no domain what the device's bypass mode says.
-    pub(crate) fn rest(&self, endpoint: &EndpointState) {
-        let Some(backend) = &endpoint.backend else { return };
-        let shown = if self.bypass_unattached() { backend.show_all() } else { backend.show_nothing() };
-        if let Err(error) = shown {
+    ///
+    /// # Errors
+    /// When it may see more than that. One that sees less is logged.
+    pub(crate) fn rest(&self, endpoint: &EndpointState) -> Result<(), RequestError> {
+        let Some(mirror) = &endpoint.mirror else { return Ok(()) };
+        let shown = self.present_resting(mirror);
+        if let Err(error) = &shown {
             tracing::error!(endpoint = %endpoint.id, %error, "an unattached device does not see what it should");
         }
+        if mirror.is_blocked() { shown } else { Ok(()) }
     }
 
-    /// The bypass mode has changed.
-    pub(crate) fn rest_all(&self) {
-        let control = self.control();
-        control
-            .endpoints
-            .values()
-            .filter(|slot| slot.domain.is_none())
-            .for_each(|slot| self.rest(&slot.state));
+    /// The bypass mode has changed. The first device that may see more than it should is reported.
+    pub(crate) fn rest_all(&self, control: &Control) -> Result<(), RequestError> {
+        let unattached = control.endpoints.values().filter(|slot| slot.domain.is_none());
+        unattached.map(|slot| self.rest(&slot.state)).fold(Ok(()), Result::and)
     }
 
     /// Takes the endpoint out of its domain, which ceases to exist with its last endpoint. The caller replaces the
-    /// attachment. Without a worker's participant the lock's own is used.
+    /// attachment and has taken care of a real device. Without a worker's participant the lock's own is used.
     pub(super) fn leave(
         &self,
         control: &mut Control,
         participant: Option<&Participant>,
         graveyard: &mut Graveyard,
-        state: &EndpointState,
+        endpoint: EndpointId,
         id: DomainId,
     ) -> bool {
-        let endpoint = state.id;
         if let Some(slot) = control.endpoints.get_mut(&endpoint) {
             slot.domain = None;
         }
         let Some(slot) = control.domains.get_mut(&id) else { return false };
         slot.members.retain(|member| *member != endpoint);
-        if let Some(backend) = &state.backend {
-            slot.domain.mirrors.lock().remove(backend);
-            if let Err(error) = backend.show_nothing() {
-                tracing::error!(%endpoint, %error, "a device still sees what its domain had");
-            }
-        }
         if slot.members.is_empty() {
             slot.domain.kill();
             graveyard.0.extend(control.domains.remove(&id).map(|slot| slot.domain));
@@ -298,15 +350,21 @@ impl Core {
     }
 
     /// Detaches every endpoint: "When the device is reset, endpoints are not attached to any domain." `false` when an
-    /// access under what they had may still run.
+    /// access under what they had may still run, or a real device still see it.
     pub(crate) fn detach_all(&self) -> bool {
         let mut graveyard = Graveyard::default();
         let mut lock = self.control();
         let control = &mut *lock;
+        let mut taken = Ok(());
         for slot in control.endpoints.values_mut() {
-            if slot.domain.take().is_some() {
+            let blocked = slot.state.mirror.as_ref().is_some_and(|mirror| mirror.is_blocked());
+            let attached = slot.domain.take().is_some();
+            if attached {
                 slot.state.attachment.replace(Attachment::Detached, &control.participant.pin());
-                self.rest(&slot.state);
+            }
+            // With the legacy feature, bypass ends with what was negotiated.
+            if attached || blocked || self.options.legacy_bypass {
+                taken = taken.and(self.rest(&slot.state));
             }
         }
         for (_, slot) in std::mem::take(&mut control.domains) {
@@ -316,7 +374,7 @@ impl Core {
         self.bump();
         let ended = self.settle(control, &mut graveyard);
         self.remains.go_on(self, &control.participant);
-        ended
+        ended && taken.is_ok()
     }
 
     /// Waits for accesses under what a control operation took away; `false` when one may still run.

@@ -146,27 +146,39 @@ impl Device {
         if control.endpoints.contains_key(&id) {
             return Err(OptionsError::Exists { endpoint: id });
         }
-        self.core.rest(&state);
+        // Logged; an endpoint that sees more than it should stays blocked until that is taken away.
+        let _ = self.core.rest(&state);
         control.endpoints.insert(id, EndpointSlot { state, domain: None });
         Ok(())
     }
 
     /// Removes an endpoint: it is detached, and its ports refuse every access from then on. Returns `false` when there
-    /// is no such endpoint. When it returns, no access of the endpoint still runs, unless one is stuck.
+    /// is no such endpoint, or when the host cannot take everything away from a real device: that one is detached and
+    /// stays, and the caller tries again. When it returns `true`, no access of the endpoint still runs, unless one is
+    /// stuck.
     pub fn remove_endpoint(&self, id: EndpointId) -> bool {
         let mut control = self.core.control();
-        let Some(slot) = control.endpoints.remove(&id) else { return false };
+        let Some(slot) = control.endpoints.get(&id) else { return false };
+        let (state, domain) = (slot.state.clone(), slot.domain);
         let mut graveyard = Graveyard::default();
-        slot.state.attachment.replace(Attachment::Gone, &control.participant.pin());
-        if let Some(domain) = slot.domain {
-            self.core.leave(&mut control, None, &mut graveyard, &slot.state, domain);
+        let mut taken = Ok(());
+        if let (Some(mirror), Some(slot)) = (&state.mirror, domain.and_then(|id| control.domains.get(&id))) {
+            taken = slot.domain.mirrors.lock().dismiss(mirror);
+        } else if let Some(mirror) = &state.mirror {
+            taken = mirror.clear();
         }
-        if let Some(backend) = &slot.state.backend {
-            // It logs what it cannot take away, and nobody is left who could be told.
-            let _ = backend.show_nothing();
+        let attachment = if taken.is_ok() { Attachment::Gone } else { Attachment::Detached };
+        state.attachment.replace(attachment, &control.participant.pin());
+        if let Some(domain) = domain {
+            self.core.leave(&mut control, None, &mut graveyard, id, domain);
+        }
+        if let Err(error) = &taken {
+            tracing::error!(endpoint = %id, %error, "the endpoint cannot be removed");
+        } else {
+            control.endpoints.remove(&id);
         }
         self.core.settle(&control, &mut graveyard);
-        true
+        taken.is_ok()
     }
 
     /// An endpoint's way to memory.
@@ -262,8 +274,13 @@ impl Device {
     /// on device reset, but SHOULD be restored to its initial value on system reset".
     pub fn system_reset(&self) {
         self.reset();
+        let control = self.core.control();
         self.core.set_bypass_field(self.core.options.boot_bypass);
-        self.core.rest_all();
+        if self.core.rest_all(&control).is_err() {
+            self.core.broken.store(true, Ordering::Release);
+        }
+        // Accesses under bypass end before firmware or another driver takes the machine over.
+        self.core.settle(&control, &mut Graveyard::default());
     }
 
     /// Stops serving requests, for [`save`](Self::save): what the driver queues waits. Faults are still reported.
@@ -286,7 +303,8 @@ impl Device {
         let Some(Running { activation, interrupt, paused }) = &mut *running else { return Ok(()) };
         if *paused {
             let indices = |index| self.core.lanes[usize::from(lane_of(index)?)].indices();
-            self.serve_requests(activation, interrupt, indices).map_err(activate_error)?;
+            let workers = self.workers(activation, interrupt, indices);
+            workers.and_then(|workers| self.serve_requests(workers, interrupt)).map_err(activate_error)?;
             *paused = false;
             self.look();
         }
@@ -300,7 +318,7 @@ impl Device {
     /// When requests are being served ([`pause`](Self::pause) first), or an endpoint is a real device.
     pub fn save(&self) -> Result<State, SaveError> {
         let running = self.running();
-        if self.core.control().endpoints.values().any(|slot| slot.state.backend.is_some()) {
+        if self.core.control().endpoints.values().any(|slot| slot.state.mirror.is_some()) {
             return Err(SaveError::Passthrough);
         }
         match &*running {
@@ -314,7 +332,8 @@ impl Device {
     /// service where it was left.
     ///
     /// # Errors
-    /// When the state does not fit. Then nothing of it has been taken over.
+    /// When the state does not fit, or an endpoint is a real device: no state holds what one sees. Then nothing of it has
+    /// been taken over.
     pub fn restore(&self, state: &State, interrupt: Arc<dyn Interrupt>) -> Result<(), RestoreError> {
         let mut running = self.running();
         if running.is_some() || self.domains() != 0 {
@@ -322,10 +341,15 @@ impl Device {
         }
         let built = state::build(&self.core, state)?;
         let activation = self.check_queues(state)?;
+        let bypass = self.core.bypass_field();
         built.install(&self.core, state)?;
         let Some(activation) = activation else { return Ok(()) };
         if let Err(error) = self.start(&activation, &interrupt, Some(state)) {
             self.stop();
+            // No endpoint is a real device, so the field is all that has to be put back.
+            if !self.core.options.legacy_bypass {
+                self.core.set_bypass_field(bypass);
+            }
             return Err(activate_error(error).into());
         }
         *running = Some(Running { activation, interrupt, paused: false });
@@ -385,23 +409,30 @@ impl Device {
             Some((queue.next_avail, queue.next_used))
         };
         self.core.set_negotiated(features);
+        if self.core.options.legacy_bypass {
+            // Bypass begins with what was negotiated. An endpoint that sees less is logged.
+            let _ = self.core.rest_all(&self.core.control());
+        }
+        // All that can fail comes first: where one queue cannot be served, none is.
+        let workers = self.workers(activation, interrupt, indices)?;
         if let Some(layout) = activation.queues.iter().find(|layout| layout.index == EVENT_QUEUE) {
             self.core.faults.activate(self.queue(layout, features)?, interrupt.clone());
             if let Some(indices) = indices(EVENT_QUEUE) {
                 self.core.faults.set_indices(indices);
             }
         }
-        self.serve_requests(activation, interrupt, indices)
+        self.serve_requests(workers, interrupt)
     }
 
-    /// Starts a worker for each request queue that is ready; `indices` says where a queue, by its index, stands.
-    fn serve_requests(
+    /// A worker for each request queue that is ready; `indices` says where a queue, by its index, stands.
+    fn workers(
         &self,
         activation: &Activation,
         interrupt: &Arc<dyn Interrupt>,
         indices: impl Fn(u16) -> Option<(u16, u16)>,
-    ) -> Result<(), StartError> {
+    ) -> Result<Vec<(&Service, RequestWorker)>, StartError> {
         let features = activation.features;
+        let mut workers = Vec::new();
         for (lane, service) in (0..self.core.request_queues(features)).zip(&self.services) {
             let index = request_queue(lane);
             let Some(layout) = activation.queues.iter().find(|layout| layout.index == index) else {
@@ -413,9 +444,19 @@ impl Device {
             }
             let (core, participant) = (self.core.clone(), self.core.epoch.register()?);
             let worker = RequestWorker::new(core, lane, participant, queue, features, interrupt.clone());
-            service.start(Box::new(worker), interrupt.clone())?;
+            workers.push((service, worker));
         }
-        Ok(())
+        Ok(workers)
+    }
+
+    fn serve_requests(
+        &self,
+        workers: Vec<(&Service, RequestWorker)>,
+        interrupt: &Arc<dyn Interrupt>,
+    ) -> Result<(), StartError> {
+        workers.into_iter().try_for_each(|(service, worker)| {
+            service.start(Box::new(worker), interrupt.clone()).map_err(StartError::from)
+        })
     }
 
     /// No queue is touched any more, no endpoint is attached. Requests that are being served are left unfinished, and
@@ -471,7 +512,13 @@ impl VirtioDevice for Device {
     }
 
     fn write_config(&self, offset: u64, data: &[u8]) {
-        self.core.write_config(offset, data);
+        if self.core.write_config(offset, data).is_err() {
+            // There is no other way to say so: "the device SHOULD set DEVICE_NEEDS_RESET when it enters an error state".
+            self.core.broken.store(true, Ordering::Release);
+            if let Some(running) = &*self.running() {
+                running.interrupt.config();
+            }
+        }
     }
 
     fn activate(&self, activation: Activation, interrupt: Arc<dyn Interrupt>) -> Result<(), ActivateError> {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     dma::{Access, DmaError, DmaMemory},
-    domain::Domain,
+    domain::{Domain, Refusal},
     epoch::Participant,
     iotlb::{self, InvalidationLog},
     memory::GuestRam,
@@ -74,6 +74,11 @@ impl DomainCache {
     fn peek(&self, core: &Core, id: u32) -> Option<&Domain> {
         let domain = self.domains[id as usize % CACHED_DOMAINS].as_deref()?;
         (self.generation == core.generation() && domain.id().0 == id).then_some(domain)
+    }
+
+    /// The domain that was found last under this ID.
+    fn shared(&self, id: u32) -> Option<&Arc<Domain>> {
+        self.domains[id as usize % CACHED_DOMAINS].as_ref().filter(|domain| domain.id().0 == id)
     }
 
     #[cold]
@@ -142,7 +147,7 @@ pub(super) struct RequestWorker {
     /// The grace period of something announced was given up: the announcement stands until one has been waited for.
     stuck: bool,
     /// Domains whose real devices' page tables may have put something off, in this batch.
-    put_off: Vec<u32>,
+    put_off: Vec<Arc<Domain>>,
     /// Everything a chain's answer needs, tail included.
     reply: Vec<u8>,
     offer: Offer,
@@ -407,10 +412,10 @@ impl RequestWorker {
                 Ok(())
             }
             Request::Detach(detach) => {
-                let removed = self.core.detach(&self.participant, &mut self.graveyard, &detach)?;
-                self.note_removal(removed, Status::Ok);
+                let taken = self.core.detach(&self.participant, &mut self.graveyard, &detach)?;
+                self.note_removal(true, taken.as_ref().map_or_else(status, |()| Status::Ok));
                 self.tell_attached(detach.endpoint, None);
-                Ok(())
+                taken
             }
             Request::Probe(probe) => {
                 let tail = self.reply.len() - TAIL_BYTES;
@@ -487,29 +492,37 @@ impl RequestWorker {
     fn map_mirrored(&mut self, map: &request::Map) -> Result<(), RequestError> {
         let core = &*self.core;
         let lane = &core.lanes[usize::from(self.lane)];
-        let domain = self.cache.find(core, map.domain);
-        let result = domain.and_then(|domain| {
-            domain.map_mirrored(&self.participant, map, &lane.unfinished)?;
-            Ok(domain.log().is_some_and(|log| overtakes(log, map, &core.lanes, self.lane, self.stuck)))
-        });
-        match result {
-            Ok(overtaking) => {
+        let domain = match self.cache.find(core, map.domain) {
+            Ok(domain) => domain,
+            Err(error) => {
+                self.credits.refund(1, &core.pool);
+                return Err(error);
+            }
+        };
+        match domain.map_mirrored(&self.participant, map, &lane.unfinished) {
+            Ok(()) => {
                 lane.counters.mapped();
-                if overtaking {
+                if domain.log().is_some_and(|log| overtakes(log, map, &core.lanes, self.lane, self.stuck)) {
                     self.note_overtaking(map);
                 }
                 if self.follows {
                     self.tell_mapped(map);
                 }
+                Ok(())
             }
-            Err(_) => self.credits.refund(1, &core.pool),
+            Err(Refusal { error, seen, unspent }) => {
+                if unspent {
+                    self.credits.refund(1, &core.pool);
+                }
+                if seen {
+                    // Other endpoints may have seen the mapping, and a real device may still.
+                    self.announced = true;
+                    self.flush_later(map.domain);
+                    self.note_removal(true, status(&error));
+                }
+                Err(error)
+            }
         }
-        if let Err(error @ RequestError::Backend(_)) = &result {
-            // Other endpoints may have seen the mapping.
-            self.announced = true;
-            self.note_removal(true, status(error));
-        }
-        result.map(|_| ())
     }
 
     #[inline(always)]
@@ -543,21 +556,19 @@ impl RequestWorker {
     fn unmap_mirrored(&mut self, unmap: &request::Unmap) -> Result<(), RequestError> {
         let core = &*self.core;
         let domain = self.cache.find(core, unmap.domain)?;
-        if !self.put_off.contains(&unmap.domain) {
-            self.put_off.push(unmap.domain);
-        }
         let lane = &core.lanes[usize::from(self.lane)];
         self.announced |= domain.log().is_some();
         let (done, removed) = domain.unmap_mirrored(&self.participant, unmap, &lane.unfinished);
         let removed = removed?;
-        let done = done.map_err(RequestError::from);
         if removed.mappings != 0 {
             self.credits.refund(removed.mappings, &core.pool);
             lane.counters.unmapped(removed.mappings);
-            self.note_removal(true, done.as_ref().map_or_else(status, |()| Status::Ok));
-            if self.follows {
-                self.tell_unmapped(unmap, removed);
-            }
+        }
+        // Also where nothing was mapped: what an earlier request has left there may be reachable until it is flushed.
+        self.flush_later(unmap.domain);
+        self.note_removal(true, done.as_ref().map_or_else(status, |()| Status::Ok));
+        if removed.mappings != 0 && self.follows {
+            self.tell_unmapped(unmap, removed);
         }
         done
     }
@@ -657,15 +668,23 @@ impl RequestWorker {
         }
     }
 
+    /// Remembers that real devices of a domain may have put something off. The domain itself: it may be gone by the end
+    /// of the batch, and its devices still see what they had.
+    #[cold]
+    fn flush_later(&mut self, id: u32) {
+        if let Some(domain) = self.cache.shared(id)
+            && !self.put_off.iter().any(|other| Arc::ptr_eq(other, domain))
+        {
+            self.put_off.push(Arc::clone(domain));
+        }
+    }
+
     /// Has real devices' page tables do what they have put off.
     fn flush(&mut self) {
         for domain in mem::take(&mut self.put_off) {
-            // One that has gone meanwhile has taken everything away from its devices.
-            let Ok(domain) = self.cache.find(&self.core, domain) else { continue };
-            let flushed = domain.mirrors.lock().flush();
-            if let Err(error) = flushed {
+            if let Err(error) = domain.flush_mirrors(&self.participant) {
                 tracing::error!(%error, requests = self.removals.len(), "a real device may still see what was unmapped");
-                self.restate(status(&RequestError::from(error)));
+                self.restate(status(&error));
             }
         }
         self.removals.clear();

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use virtio_iommu_spec::EndpointId;
 
 use crate::{
-    domain::Domain, epoch_cell::EpochCell, iotlb::InvalidationLog, passthrough::Backend,
+    domain::Domain,
+    epoch_cell::EpochCell,
+    iotlb::InvalidationLog,
+    passthrough::{Backend, Mirror},
     properties::EndpointProperties,
 };
 
@@ -36,7 +39,7 @@ pub(crate) struct EndpointState {
     pub(crate) properties: EndpointProperties,
     pub(crate) attachment: EpochCell<Attachment>,
     /// The page tables of a real device.
-    pub(crate) backend: Option<Arc<dyn Backend>>,
+    pub(crate) mirror: Option<Arc<Mirror>>,
 }
 
 impl EndpointState {
@@ -45,6 +48,7 @@ impl EndpointState {
         properties: EndpointProperties,
         backend: Option<Arc<dyn Backend>>,
     ) -> Self {
-        Self { id, properties, attachment: EpochCell::new(Attachment::Detached), backend }
+        let mirror = backend.map(|backend| Arc::new(Mirror::new(backend)));
+        Self { id, properties, attachment: EpochCell::new(Attachment::Detached), mirror }
     }
 }

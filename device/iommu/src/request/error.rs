@@ -152,6 +152,12 @@ pub enum RequestError {
     /// The host cannot do it to a real device's page tables.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// The host cannot take mappings away from a real device, which may still reach them.
+    #[error("a real device may still see what was taken away: {error}")]
+    Remains {
+        /// Why.
+        error: BackendError,
+    },
     /// An access to what the request removed does not end.
     #[error(transparent)]
     Stuck(#[from] Stuck),
@@ -184,7 +190,7 @@ pub const fn status(error: &RequestError) -> Status {
         | RequestError::TooManyMappings { .. }
         | RequestError::Map(MapError::OutOfMemory) => Status::NoMem,
         RequestError::Backend(error) => error.status(),
-        RequestError::Stuck(_) => Status::DevErr,
+        RequestError::Remains { .. } | RequestError::Stuck(_) => Status::DevErr,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The device at large: sequences of bytes on a real ring, hostile ones included.
 
+#[path = "../support/backends.rs"]
+mod backends;
 #[path = "../support/histories.rs"]
 mod histories;
 #[path = "../support/oracle.rs"]
@@ -14,6 +16,8 @@ mod chains;
 mod events;
 mod fields;
 mod golden;
+mod graces;
+mod hosts;
 mod hotplug;
 mod passthrough;
 mod permissions;

@@ -4,6 +4,7 @@ mod life;
 mod negotiation;
 mod overtaking;
 mod parallel;
+mod refused;
 
 use std::{
     thread,
