@@ -15,7 +15,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRe
 
 use crate::{
     container::{Container, ContainerError, Limits},
-    shadow::{Kernel, Merge, Rights, Shadow, ShadowError},
+    shadow::{Kernel, Merge, Piece, Rights, Shadow, ShadowError},
     sysfs::PciDevice,
 };
 
@@ -166,24 +166,27 @@ impl Endpoint {
             return Err(BackendError::NotRam);
         }
         let rights = Rights { read: mapping.perms.read, write: mapping.perms.write };
-        let (mut iova, mut gpa) = (mapping.range.start(), mapping.gpa.0);
+        let done = shadow.map_pieces(&Counted(self), rights, self.pieces(mapping));
+        done.map_err(|error| match error {
+            AddError::NotRam => BackendError::NotRam,
+            AddError::Shadow(error) => self.refused(&error),
+        })
+    }
+
+    /// Where a mapping's memory is in the host; ends with an error where there is none.
+    fn pieces(&self, mapping: &Mapping) -> impl Iterator<Item = Result<Piece, AddError>> + '_ {
         let end = mapping.range.end();
-        let done = loop {
-            let Some((host, room)) = self.host(gpa) else { break Err(BackendError::NotRam) };
+        let mut next = Some((mapping.range.start(), mapping.gpa.0));
+        std::iter::from_fn(move || {
+            let (iova, gpa) = next.take()?;
+            let Some((host, room)) = self.host(gpa) else { return Some(Err(AddError::NotRam)) };
             // Inclusive on both sides, so that the last address of the space is one.
             let rest = (end - iova).min(room - 1);
-            if let Err(error) = self.map_piece(shadow, iova, rest + 1, host, rights) {
-                break Err(error);
+            if rest < end - iova {
+                next = Some((iova + rest + 1, gpa + rest + 1));
             }
-            if rest == end - iova {
-                break Ok(());
-            }
-            (iova, gpa) = (iova + rest + 1, gpa + rest + 1);
-        };
-        if done.is_err() {
-            self.remove(shadow, mapping.range)?;
-        }
-        done
+            Some(Ok(Piece { iova, len: rest + 1, host }))
+        })
     }
 
     fn map_piece(
@@ -293,12 +296,28 @@ impl Backend for Endpoint {
 
     fn flush(&self) -> Result<(), BackendError> {
         let merge = match self.forward {
-            Forward::Request => return Ok(()),
-            Forward::Coalesced => Merge::Touching,
+            // What an earlier call failed to take away; there is nothing else.
+            Forward::Request | Forward::Coalesced => Merge::Touching,
             Forward::Batched => Merge::Runs,
         };
         self.shadow().flush(&Counted(self), merge).map_err(|error| self.refused(&error))
     }
+
+    fn shown(&self) -> Option<Vec<IovaRange>> {
+        let shadow = self.shadow();
+        shadow.live().map(|(start, len)| IovaRange::new(start, start + (len - 1))).collect()
+    }
+}
+
+/// A mapping that cannot be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum AddError {
+    /// Its memory, or a part of it, is not guest RAM.
+    #[error("the mapping's memory is not guest RAM")]
+    NotRam,
+    /// The kernel or the shadow refused.
+    #[error(transparent)]
+    Shadow(#[from] ShadowError),
 }
 
 impl Drop for Endpoint {
