@@ -20,7 +20,7 @@ mod remains;
 mod transport;
 mod worker;
 
-pub(crate) use self::core::{Core, DomainSlot};
+pub(crate) use self::core::{Control, Core, DomainSlot};
 pub use counters::{Counters, RequestKind};
 pub(crate) use lane::Lane;
 pub use observer::ServiceObserver;

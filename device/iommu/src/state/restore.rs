@@ -7,7 +7,7 @@ use virtio_iommu_spec::{DomainId, EndpointId, IovaRange, feature, request};
 
 use super::{DomainState, Identity, State};
 use crate::{
-    device::{Core, DomainSlot},
+    device::{Control, Core, DomainSlot, F_VERSION_1},
     domain::{Domain, DomainLimits},
     endpoint::Attachment,
     properties::{Incompatible, Regions, merge},
@@ -21,6 +21,17 @@ pub enum RestoreError {
     /// The device is in use.
     #[error("a state can only be restored into a device that is not in use")]
     InUse,
+    /// What a real device sees is not part of any state, and a state must not change it.
+    #[error(
+        "endpoint {endpoint} is a passthrough endpoint: remove it, restore the state, then add and attach it again"
+    )]
+    Passthrough {
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// Domains, but no driver that could have made them.
+    #[error("the state has domains, but no driver has negotiated what it takes to make or fill them")]
+    NotNegotiated,
     /// The state is another device's.
     #[error("the state is of a device with {found:?}, this one has {expected:?}")]
     Identity {
@@ -105,7 +116,7 @@ pub(crate) struct Restored {
 /// Checks everything but the queues and builds the domains. Nothing of the device changes.
 pub(crate) fn build(core: &Core, state: &State) -> Result<Restored, RestoreError> {
     check_head(core, state)?;
-    check_endpoints(core, state)?;
+    check_endpoints(&core.control(), state)?;
     let mut members: BTreeMap<DomainId, Vec<EndpointId>> = BTreeMap::new();
     for endpoint in &state.endpoints {
         if let Some(domain) = endpoint.domain {
@@ -136,6 +147,17 @@ fn check_head(core: &Core, state: &State) -> Result<(), RestoreError> {
     if features != 0 {
         return Err(RestoreError::Features { features });
     }
+    // A driver that has set DRIVER_OK has accepted VERSION_1, or FEATURES_OK would have been refused.
+    let unversioned = state.negotiated != 0 && state.negotiated & F_VERSION_1 == 0;
+    if unversioned {
+        return Err(RestoreError::Features { features: state.negotiated });
+    }
+    let mapped = state.domains.iter().any(|domain| !domain.mappings.is_empty());
+    if (state.negotiated == 0 && !state.domains.is_empty())
+        || (mapped && state.negotiated & feature::MAP_UNMAP == 0)
+    {
+        return Err(RestoreError::NotNegotiated);
+    }
     if state.bypass && core.options.legacy_bypass {
         return Err(RestoreError::Bypass);
     }
@@ -150,8 +172,10 @@ fn check_head(core: &Core, state: &State) -> Result<(), RestoreError> {
     }
 }
 
-fn check_endpoints(core: &Core, state: &State) -> Result<(), RestoreError> {
-    let control = core.control();
+fn check_endpoints(control: &Control, state: &State) -> Result<(), RestoreError> {
+    if let Some((&endpoint, _)) = control.endpoints.iter().find(|(_, slot)| slot.state.mirror.is_some()) {
+        return Err(RestoreError::Passthrough { endpoint });
+    }
     let mut seen = BTreeMap::new();
     for saved in &state.endpoints {
         let endpoint = EndpointId(saved.id);
@@ -244,6 +268,11 @@ impl Restored {
         }
         let mut lock = core.control();
         let control = &mut *lock;
+        // Endpoints come and go at any time, also since the state was checked.
+        if let Err(error) = check_endpoints(control, state) {
+            core.pool.give_back(taken);
+            return Err(error);
+        }
         for (id, slot) in &self.domains {
             for member in &slot.members {
                 let Some(endpoint) = control.endpoints.get_mut(member) else { continue };

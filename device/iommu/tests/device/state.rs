@@ -1,15 +1,17 @@
 //! Saving, restoring, and refusing to restore.
 
+use std::sync::Arc;
+
 use virtio_iommu::{
     Device, DeviceOptions,
     memory::GuestRam,
     properties::{EndpointProperties, Regions, ResvKind, ResvRegion},
-    spec::{EndpointId, IovaRange, Status, request::ATTACH_F_BYPASS},
+    spec::{EndpointId, IovaRange, Status, feature, request::ATTACH_F_BYPASS},
     state::{FormatError, RestoreError, SaveError, State, decode, encode},
 };
 use virtio_transport::VirtioDevice;
 
-use crate::support::*;
+use crate::{backends::Host, support::*};
 
 fn identity_endpoint() -> EndpointProperties {
     let region = ResvRegion { start: 0x10_0000, end: 0x10_ffff, kind: ResvKind::Identity };
@@ -150,6 +152,13 @@ fn states_that_do_not_fit_are_refused_whole() {
         ("features", |s| s.identity.features ^= 1 << 4),
         ("negotiated", |s| s.negotiated |= 1 << 60),
         ("queues without negotiation", |s| s.negotiated = 0),
+        ("domains without negotiation", |s| {
+            s.negotiated = 0;
+            s.queues.clear();
+        }),
+        ("mappings without MAP_UNMAP", |s| s.negotiated &= !feature::MAP_UNMAP),
+        ("a bypass domain without BYPASS_CONFIG", |s| s.negotiated &= !feature::BYPASS_CONFIG),
+        ("a driver without VERSION_1", |s| s.negotiated &= !virtio_iommu::device::F_VERSION_1),
         ("unknown queue", |s| s.queues[0].index = 2),
         ("queue twice", |s| s.queues[0].index = 1),
         ("queue too large", |s| s.queues[0].size = 512),
@@ -197,6 +206,68 @@ fn states_that_do_not_fit_are_refused_whole() {
         assert_eq!(device.save().unwrap(), before, "{what} left something behind");
         assert_eq!(device.counters().mappings_reserved, 0, "{what}");
         device.restore(&good, rig.irq.clone()).unwrap();
+    }
+}
+
+/// The state is sound, but its queues cannot be served: the device is as it was, `bypass` included.
+#[test]
+fn a_restore_that_cannot_start_changes_nothing() {
+    for boot_bypass in [false, true] {
+        let rig = busy(options());
+        let mut state = saved(&rig);
+        state.bypass = !boot_bypass;
+        rig.device.reset();
+        let options = DeviceOptions { boot_bypass, ..options() };
+        let device = Device::new(options, GuestRam::new(rig.ram.clone()).unwrap()).unwrap();
+        topology(&device);
+        let before = device.save().unwrap();
+        // No thread can take part any more.
+        let ports: Vec<_> = std::iter::from_fn(|| device.endpoint_port(EndpointId(8)).ok()).collect();
+        let refused = device.restore(&state, rig.irq.clone());
+        assert!(matches!(refused, Err(RestoreError::Start(_))), "{refused:?}");
+        assert_eq!(device.save().unwrap(), before);
+        assert_eq!(dma_write(&ports[0], 0x7000, b"x"), boot_bypass);
+        assert_eq!((device.domains(), device.table_bytes()), (0, 0));
+        assert_eq!((device.counters().mappings_reserved, device.counters().batches), (0, 0));
+        drop(ports);
+        device.restore(&state, rig.irq.clone()).unwrap();
+    }
+}
+
+/// What a real device sees is not part of a state: restored onto one, the state would say one thing and the device see
+/// another.
+#[test]
+fn no_state_is_restored_onto_a_real_device() {
+    for boot_bypass in [false, true] {
+        let rig = Rig::idle(DeviceOptions { boot_bypass, ..options() });
+        rig.device.add_emulated_endpoint(EndpointId(8)).unwrap();
+        let emulated = saved(&rig);
+        let real = || {
+            let device =
+                Device::new(rig.device.options().clone(), GuestRam::new(rig.ram.clone()).unwrap()).unwrap();
+            let (host, properties) = (Arc::new(Host::default()), emulated.endpoints[0].properties.clone());
+            device.add_passthrough_endpoint(EndpointId(8), properties, host.clone()).unwrap();
+            (device, host)
+        };
+        let (source, _host) = real();
+        assert!(matches!(source.save(), Err(SaveError::Passthrough)), "real to real ends here");
+        for (bypass, domain) in [(false, None), (true, None), (false, Some(1))] {
+            // As if one had been saved all the same.
+            let mut state = emulated.clone();
+            (state.bypass, state.endpoints[0].domain) = (bypass, domain);
+            if domain.is_some() {
+                let rig = busy(options());
+                state.domains = vec![saved(&rig).domains[0].clone()];
+                state.negotiated = rig.device.features();
+            }
+            let (device, host) = real();
+            let refused = device.restore(&state, rig.irq.clone());
+            assert!(
+                matches!(refused, Err(RestoreError::Passthrough { endpoint: EndpointId(8) })),
+                "{refused:?}"
+            );
+            assert_eq!((host.reaches_all(), device.domains()), (boot_bypass, 0));
+        }
     }
 }
 
