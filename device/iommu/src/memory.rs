@@ -14,13 +14,16 @@ use crate::dma::{Access, DmaError, DmaMemory};
 mod file;
 mod map;
 mod published;
+mod sigbus;
 mod space;
 #[cfg(test)]
 mod tests;
 
-pub use file::{RamFile, RamFileError};
+pub use file::{RamFile, RamFileError, is_sealed};
 pub use space::{AddressSpace, MAX_SPACE_REGIONS, SpaceError};
 
+/// The smallest page.
+const PAGE_BYTES: u64 = 4096;
 /// Most memory regions one view holds.
 pub const MAX_REGIONS: usize = 64;
 

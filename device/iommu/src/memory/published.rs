@@ -12,6 +12,8 @@ use super::space::MAX_SPACE_REGIONS;
 pub(super) struct Bounds {
     pub(super) start: u64,
     pub(super) len: u64,
+    /// Where it lies in the reservation.
+    pub(super) at: u64,
     pub(super) writable: bool,
 }
 
@@ -20,6 +22,7 @@ const WRITABLE: u64 = 1;
 struct Slot {
     start: AtomicU64,
     len_and_writable: AtomicU64,
+    at: AtomicU64,
 }
 
 /// One writer at a time, which its caller sees to; any number of readers.
@@ -32,7 +35,8 @@ pub(super) struct Published {
 
 impl Published {
     pub(super) fn new() -> Self {
-        let slot = || Slot { start: AtomicU64::new(0), len_and_writable: AtomicU64::new(0) };
+        let zero = || AtomicU64::new(0);
+        let slot = || Slot { start: zero(), len_and_writable: zero(), at: zero() };
         Self {
             sequence: AtomicU64::new(0),
             count: AtomicUsize::new(0),
@@ -63,8 +67,11 @@ impl Published {
         self.slots[..count].iter().find_map(|slot| {
             let start = slot.start.load(Ordering::Relaxed);
             let word = slot.len_and_writable.load(Ordering::Relaxed);
-            let bounds = Bounds { start, len: word & !WRITABLE, writable: word & WRITABLE != 0 };
-            (addr.wrapping_sub(start) < bounds.len).then_some(bounds)
+            let len = word & !WRITABLE;
+            (addr.wrapping_sub(start) < len).then(|| {
+                let at = slot.at.load(Ordering::Relaxed);
+                Bounds { start, len, at, writable: word & WRITABLE != 0 }
+            })
         })
     }
 
@@ -77,6 +84,7 @@ impl Published {
         let mut count = 0;
         for (slot, bounds) in self.slots.iter().zip(regions) {
             slot.start.store(bounds.start, Ordering::Relaxed);
+            slot.at.store(bounds.at, Ordering::Relaxed);
             let writable = if bounds.writable { WRITABLE } else { 0 };
             slot.len_and_writable.store(bounds.len & !WRITABLE | writable, Ordering::Relaxed);
             count += 1;
