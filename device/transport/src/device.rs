@@ -105,6 +105,12 @@ pub trait VirtioDevice: Send + Sync {
     /// Device reset: when it returns, no queue is touched any more.
     fn reset(&self);
 
+    /// System reset: as [`reset`](Self::reset), and what the driver has written to configuration space and a device reset
+    /// keeps is back at its initial value.
+    fn system_reset(&self) {
+        self.reset();
+    }
+
     /// Whether the device has failed in a way only a reset mends (DEVICE_NEEDS_RESET).
     fn needs_reset(&self) -> bool {
         false

@@ -87,10 +87,15 @@ impl Front {
             |features| self.device.accepts_features(features).then(|| self.device.queue_count(features));
         match registers.set_status(value, queues)? {
             StatusChange::Nothing => (),
-            StatusChange::Reset => self.reset(&mut registers, &**interrupts),
+            StatusChange::Reset => self.reset(&mut registers, &**interrupts, || self.device.reset()),
             StatusChange::Activate(activation) => self.activate(&mut registers, activation, interrupts),
         }
         Ok(())
+    }
+
+    /// The machine, or the function by itself, is reset; allowed in every state.
+    pub(crate) fn system_reset(&self, interrupts: &dyn Resettable) {
+        self.reset(&mut self.lock(), interrupts, || self.device.system_reset());
     }
 
     fn activate<I: Resettable + 'static>(
@@ -112,9 +117,9 @@ impl Front {
     }
 
     /// The lock is held throughout: Status reads 0 only when the device has let go of its queues.
-    fn reset(&self, registers: &mut Registers, interrupts: &dyn Resettable) {
+    fn reset(&self, registers: &mut Registers, interrupts: &dyn Resettable, device: impl FnOnce()) {
         self.live.store(false, Ordering::Release);
-        self.device.reset();
+        device();
         registers.reset();
         interrupts.clear();
     }

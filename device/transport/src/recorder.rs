@@ -18,6 +18,7 @@ pub(crate) struct Recorder {
     pub(crate) interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
     pub(crate) kicks: Mutex<Vec<u16>>,
     pub(crate) resets: AtomicU32,
+    pub(crate) system_resets: AtomicU32,
     pub(crate) generation: AtomicU32,
     pub(crate) written: AtomicU64,
     pub(crate) refuse_activation: AtomicBool,
@@ -64,6 +65,10 @@ impl VirtioDevice for Recorder {
     fn reset(&self) {
         self.resets.fetch_add(1, SeqCst);
         *self.interrupt.lock().unwrap() = None;
+    }
+    fn system_reset(&self) {
+        self.system_resets.fetch_add(1, SeqCst);
+        self.reset();
     }
     fn needs_reset(&self) -> bool {
         self.failed.load(SeqCst)

@@ -270,19 +270,6 @@ impl Device {
         self.services.iter().find_map(Service::failed)
     }
 
-    /// System reset: as [`reset`](VirtioDevice::reset), and `bypass` is back at its initial value: it "SHOULD NOT change
-    /// on device reset, but SHOULD be restored to its initial value on system reset".
-    pub fn system_reset(&self) {
-        self.reset();
-        let control = self.core.control();
-        self.core.set_bypass_field(self.core.options.boot_bypass);
-        if self.core.rest_all(&control).is_err() {
-            self.core.broken.store(true, Ordering::Release);
-        }
-        // Accesses under bypass end before firmware or another driver takes the machine over.
-        self.core.settle(&control, &mut Graveyard::default());
-    }
-
     /// Stops serving requests, for [`save`](Self::save): what the driver queues waits. Faults are still reported.
     pub fn pause(&self) {
         let mut running = self.running();
@@ -549,6 +536,19 @@ impl VirtioDevice for Device {
         let mut running = self.running();
         self.stop();
         *running = None;
+    }
+
+    /// System reset: as [`reset`](Self::reset), and `bypass` is back at its initial value: it "SHOULD NOT change
+    /// on device reset, but SHOULD be restored to its initial value on system reset".
+    fn system_reset(&self) {
+        self.reset();
+        let control = self.core.control();
+        self.core.set_bypass_field(self.core.options.boot_bypass);
+        if self.core.rest_all(&control).is_err() {
+            self.core.broken.store(true, Ordering::Release);
+        }
+        // Accesses under bypass end before firmware or another driver takes the machine over.
+        self.core.settle(&control, &mut Graveyard::default());
     }
 
     fn needs_reset(&self) -> bool {

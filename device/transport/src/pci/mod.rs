@@ -208,12 +208,10 @@ impl PciTransport {
         }
     }
 
-    /// A function-level (or bus) reset: the device lets go of its queues, configuration space is as after power-on.
+    /// A system, bus or function-level reset: the device lets go of its queues, and all that the guest has set is as after
+    /// power-on, configuration of the device included.
     pub fn reset(&self) {
-        // A reset is allowed in every state.
-        if let Err(refused) = self.front.set_status(0, &self.interrupts) {
-            self.front.complain(0, 0, refused);
-        }
+        self.front.system_reset(&*self.interrupts);
         self.interrupts.msix.reset();
         self.space().reset();
         self.interrupts.disable_line(false);

@@ -314,6 +314,13 @@ fn configuration_space_gives_a_way_to_the_bars() {
 
 #[test]
 fn a_reset_works_in_every_state() {
+    let fresh = rig(VectorOwner::Function);
+    let table = |rig: &Rig| {
+        let mut table = [0; 48];
+        rig.function.read_bar(MSIX_BAR, 0, &mut table);
+        table
+    };
+    assert_eq!(table(&fresh)[12], 1, "vectors are masked after power-on");
     for step in 0..6 {
         let rig = rig(VectorOwner::Function);
         match step {
@@ -331,8 +338,16 @@ fn a_reset_works_in_every_state() {
             rig.device.failed.store(true, SeqCst);
             assert_ne!(u32::from(rig.status()) & VIRTIO_CONFIG_S_NEEDS_RESET, 0);
         }
+        // All that a guest can write: BARs, command, latencies, the window, the vector table.
+        rig.set(0, &[0xff; CONFIG_BYTES as usize]);
+        rig.set(config::BAR0, &0xfe00_0000_1000_0000_u64.to_le_bytes());
+        rig.entry(0, 0xfee0_1004, 0x41, false);
         rig.set(config::COMMAND, &[6, 4]);
         rig.function.reset();
+        assert_eq!(rig.config::<{ CONFIG_BYTES as usize }>(0), fresh.config(0), "step {step}");
+        assert_eq!(table(&rig), table(&fresh), "step {step}");
+        assert_eq!(rig.common::<0x38>(0), fresh.common(0), "step {step}");
+        assert_eq!(rig.device.system_resets.load(SeqCst), 1);
         assert_eq!((rig.status(), rig.pending(), rig.u16(config::COMMAND)), (0, 0, 0), "step {step}");
         assert_eq!(rig.u16(config::MSIX_CONTROL) >> 14, 0);
         assert_eq!(u16::from_le_bytes(rig.common(0x10)), NO_VECTOR);
@@ -350,8 +365,14 @@ fn a_virtio_reset_keeps_how_msix_is_set_up() {
     rig.entry(1, 0x1000, 7, true);
     rig.enable_msix(false);
     rig.interrupt().queue(1);
+    rig.set(config::BAR0, &0xfe00_0000_u64.to_le_bytes());
+    rig.set(config::COMMAND, &[6, 4]);
     rig.write(0x14, &[0]);
-    assert_eq!((rig.status(), rig.pending()), (0, 0));
+    assert_eq!((rig.u32(config::BAR0), rig.u16(config::COMMAND)), (0xfe00_0004, 0x406));
+    let mut entry = [0; 16];
+    rig.function.read_bar(MSIX_BAR, 16, &mut entry);
+    assert_eq!((entry[..2].as_ref(), entry[8], entry[12]), (&[0, 0x10][..], 7, 1), "the vector table stays");
+    assert_eq!((rig.status(), rig.pending(), rig.device.system_resets.load(SeqCst)), (0, 0, 0));
     rig.start();
     rig.function.write_bar(MSIX_BAR, 16 + 12, &[0; 4]);
     assert_eq!(rig.wires.take(), [], "what was pending is forgotten");
