@@ -4,9 +4,9 @@
 //! divisible by the second.
 #![no_main]
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::sync::Arc;
 
-use iommu_vfio_user::{PciDevice, Session, frame::Framer};
+use iommu_vfio_user::{Lent, PciDevice, Session, frame::Framer};
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use virtio_iommu::{
@@ -14,10 +14,10 @@ use virtio_iommu::{
     memory::{AddressSpace, GuestRam, MAX_SPACE_REGIONS},
 };
 
-fn memory() -> OwnedFd {
+fn memory() -> Lent {
     let fd = memfd_create("ram", MemfdFlags::ALLOW_SEALING).unwrap();
     ftruncate(&fd, 1 << 16).unwrap();
-    fd
+    fd.into()
 }
 
 fuzz_target!(|data: &[u8]| {

@@ -1,8 +1,8 @@
 //! Messages out of a byte stream: bounded, in pieces of any size, with their descriptors.
 
-use std::os::fd::OwnedFd;
-
 use thiserror::Error;
+
+use crate::Lent;
 
 /// Size of a message's header, in bytes.
 pub const HEADER_BYTES: usize = 16;
@@ -59,7 +59,7 @@ pub struct Frame {
     /// What follows the header.
     pub payload: Vec<u8>,
     /// Descriptors that came with it.
-    pub fds: Vec<OwnedFd>,
+    pub fds: Vec<Lent>,
 }
 
 /// The stream cannot be understood any further.
@@ -80,7 +80,7 @@ pub enum FrameError {
 #[derive(Debug, Default)]
 pub struct Framer {
     bytes: Vec<u8>,
-    fds: Vec<OwnedFd>,
+    fds: Vec<Lent>,
 }
 
 impl Framer {
@@ -107,7 +107,7 @@ impl Framer {
     ///
     /// # Errors
     /// When the message is none; the stream is lost then.
-    pub fn push(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<Option<Frame>, FrameError> {
+    pub fn push(&mut self, bytes: &[u8], fds: Vec<Lent>) -> Result<Option<Frame>, FrameError> {
         self.fds.extend(fds);
         if self.fds.len() > MAX_FDS {
             return Err(FrameError::TooManyFds);
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn descriptors_are_bounded() {
-        let fd = || std::fs::File::open("/dev/null").unwrap().into();
+        let fd = || Lent::from(std::os::fd::OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
         let mut framer = Framer::default();
         assert!(framer.push(&[0], (0..MAX_FDS).map(|_| fd()).collect()).is_ok());
         assert_eq!(framer.push(&[0], vec![fd()]).unwrap_err(), FrameError::TooManyFds);

@@ -1,17 +1,18 @@
 //! Interrupts on their way to the client: eventfds.
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    os::fd::AsFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use rustix::{
-    fs::{OFlags, fcntl_getfl, fcntl_setfl, readlink},
-    io::{Errno, write},
-};
+use rustix::fs::readlink;
 use virtio_transport::pci::{Message, Signals};
 
-use crate::request::{IrqAction, IrqData, Refusal, SetIrqs};
+use crate::{
+    Lent,
+    notify::Notifier,
+    request::{IrqAction, IrqData, Refusal, SetIrqs},
+};
 
 /// Kinds of interrupts a PCI device has: INTx, MSI, MSI-X, error, request.
 pub const IRQ_KINDS: u32 = 5;
@@ -21,29 +22,27 @@ pub const INTX: u32 = 0;
 pub const MSIX: u32 = 2;
 
 /// An eventfd that cannot make its writer wait.
-struct Eventfd(OwnedFd);
+struct Eventfd {
+    fd: Lent,
+    notifier: Arc<Notifier>,
+}
 
 impl Eventfd {
     /// Checks that `fd` is one.
-    fn new(fd: OwnedFd) -> Result<Self, Refusal> {
+    fn new(fd: Lent, notifier: Arc<Notifier>) -> Result<Self, Refusal> {
         use std::os::fd::AsRawFd as _;
         let bad = |reason: String| Refusal::BadDescriptor { reason };
-        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
         let name = readlink(path, Vec::new()).map_err(|error| bad(format!("cannot examine it: {error}")))?;
         if name.as_bytes() != b"anon_inode:[eventfd]" {
             return Err(bad(format!("{} is not an eventfd", name.to_string_lossy())));
         }
-        // A full counter is no reason to wait: the client has not looked at it yet.
-        let flags = fcntl_getfl(&fd).and_then(|flags| fcntl_setfl(&fd, flags | OFlags::NONBLOCK));
-        flags.map_err(|error| bad(format!("eventfd: {error}")))?;
-        Ok(Self(fd))
+        Ok(Self { fd, notifier })
     }
 
     fn signal(&self) {
-        match write(self.0.as_fd(), &1_u64.to_ne_bytes()) {
-            // A full counter tells the client just as well.
-            Ok(_) | Err(Errno::AGAIN) => {}
-            Err(error) => tracing::debug!(%error, "eventfd"),
+        if let Err(error) = self.notifier.signal(self.fd.as_fd()) {
+            tracing::debug!(%error, "eventfd");
         }
     }
 }
@@ -52,12 +51,30 @@ impl Eventfd {
 struct State {
     vectors: Vec<Option<Eventfd>>,
     line: Option<Eventfd>,
+    /// Made when the first eventfd comes.
+    notifier: Option<Arc<Notifier>>,
     /// INTx has been signalled and not unmasked since.
     line_masked: bool,
     line_asserted: bool,
 }
 
 impl State {
+    /// Checks that descriptors are eventfds.
+    fn eventfds(&mut self, fds: Vec<Lent>) -> Result<Vec<Eventfd>, Refusal> {
+        if fds.is_empty() {
+            return Ok(Vec::new());
+        }
+        let notifier = match &self.notifier {
+            Some(notifier) => notifier.clone(),
+            None => {
+                let made =
+                    Notifier::new().map_err(|error| Refusal::Notifier { reason: error.to_string() })?;
+                self.notifier.insert(Arc::new(made)).clone()
+            }
+        };
+        fds.into_iter().map(|fd| Eventfd::new(fd, notifier.clone())).collect()
+    }
+
     /// Signals an asserted INTx once; further ones wait for the client to unmask, as for a device of the kernel's.
     fn show_line(&mut self) {
         if self.line_asserted
@@ -109,13 +126,13 @@ impl Irqs {
     /// # Errors
     /// When there are no such vectors, the action does not exist for them, or a descriptor is no eventfd; nothing has
     /// changed then.
-    pub fn set(&self, request: &SetIrqs<'_>, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
+    pub fn set(&self, request: &SetIrqs<'_>, fds: Vec<Lent>) -> Result<(), Refusal> {
         let SetIrqs { index, start, count, data, action } = *request;
         let no_index = Refusal::Index { index, start: start.into(), count: count.into() };
         let there = self.count(index).ok_or(no_index.clone())?;
         let end = start.checked_add(count).filter(|end| *end <= there).ok_or(no_index)?;
-        let new = fds.into_iter().map(Eventfd::new).collect::<Result<Vec<_>, _>>()?;
         let mut state = self.lock();
+        let new = state.eventfds(fds)?;
         let range = start as usize..end as usize;
         match (index, action, data) {
             (_, IrqAction::Trigger, IrqData::None) if count == 0 => match index {

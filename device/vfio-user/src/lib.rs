@@ -3,8 +3,8 @@
 //!
 //! The client is not trusted. Messages are bounded in size and complete within a deadline ([`frame`]), their contents are
 //! checked before anything is done ([`request`]), descriptors must be what they are said to be
-//! ([`RamFile`](virtio_iommu::memory::RamFile), [`irqs`]), and whatever it does, the server answers or hangs up and
-//! waits for the next client ([`Server`]).
+//! ([`RamFile`](virtio_iommu::memory::RamFile), [`irqs`]) and cannot block the server ([`Lent`]), and whatever it does,
+//! the server answers or hangs up and waits for the next client ([`Server`]).
 //!
 //! - [`frame`]: bytes and descriptors into messages;
 //! - [`request`]: messages into requests, pure;
@@ -12,14 +12,17 @@
 //! - [`PciDevice`]: the function, its interrupts and the memory its client has shared;
 //! - [`Server`]: the socket and its thread.
 
+mod aside;
 mod device;
 pub mod frame;
 pub mod irqs;
+mod notify;
 mod reply;
 pub mod request;
 mod server;
 mod session;
 
+pub use aside::Lent;
 pub use device::PciDevice;
 pub use irqs::Irqs;
 pub use request::Refusal;

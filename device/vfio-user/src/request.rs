@@ -200,6 +200,14 @@ pub enum Refusal {
         /// What the client is told.
         errno: i32,
     },
+    /// The kernel offers no way to signal eventfds that cannot block.
+    #[error(
+        "no asynchronous I/O to signal interrupts with: {reason}; raise fs.aio-max-nr, or allow io_setup"
+    )]
+    Notifier {
+        /// Why.
+        reason: String,
+    },
     /// RAM that is not backed by a file.
     #[error(
         "{size:#x} bytes of RAM at {address:#x} without a file: devices cannot reach it. If it is the guest's main memory, start QEMU with -object memory-backend-memfd,share=on,… -machine memory-backend=…"
@@ -219,6 +227,7 @@ impl Refusal {
             Self::Unsupported { .. } => Errno::NOTSUP.raw_os_error(),
             Self::BadDescriptor { .. } => Errno::BADF.raw_os_error(),
             Self::Memory { errno, .. } => *errno,
+            Self::Notifier { .. } => Errno::IO.raw_os_error(),
             _ => Errno::INVAL.raw_os_error(),
         };
         errno.unsigned_abs()

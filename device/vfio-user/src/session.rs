@@ -1,9 +1,7 @@
 //! One connection: what has been negotiated, and the answer to each message.
 
-use std::os::fd::OwnedFd;
-
 use crate::{
-    PciDevice,
+    Lent, PciDevice,
     device::REGIONS,
     frame::{Frame, Header, MAX_DATA_BYTES, MAX_FDS},
     irqs::{INTX, IRQ_KINDS, MSIX},
@@ -56,7 +54,7 @@ impl Session {
         device: &PciDevice,
         header: &Header,
         payload: &[u8],
-        fds: Vec<OwnedFd>,
+        fds: Vec<Lent>,
     ) -> Result<Reply, Refusal> {
         if !header.is_command() {
             return Err(Refusal::NotACommand { flags: header.flags });

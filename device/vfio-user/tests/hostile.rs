@@ -155,6 +155,9 @@ fn offsets_negative_wrapping_and_overlapping() {
     client.ask(DMA_MAP, &dma_map(0x10_0000, 0x1000, 0, 1)).unwrap();
     assert_eq!(client.map(&ram, 0x10_0000, 0x1000, 0), Err(EEXIST), "over a ROM");
     assert_eq!(client.ask(DMA_MAP, &dma_map(0x10_0000, 0x1000, 0, 1)), Err(EEXIST));
+    for (address, size, flags) in [(0x8000, 0x4000, 1), (0x9000, 0x1000, 1), (0, 0x1_0000, 1)] {
+        assert_eq!(client.ask(DMA_MAP, &dma_map(address, size, 0, flags)), Err(EEXIST), "a ROM over RAM");
+    }
     for (address, size, flags) in [(0x8000, 0x1000, 0), (0, 0x1000, 0), (0x8000, 0x4000, 1), (0, 0x1000, 2)] {
         assert_eq!(client.ask(DMA_UNMAP, &dma_unmap(address, size, flags)), Err(EINVAL));
     }

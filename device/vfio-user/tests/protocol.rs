@@ -153,3 +153,84 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let refused = Server::start(&stale, rig.device.clone(), ServerOptions::default());
     assert!(matches!(refused, Err(ServerError::NotASocket { .. })));
 }
+
+/// Guest-set state is initial after a system reset (DEVICE_RESET) and for the next client; a driver's own reset keeps
+/// what virtio and PCI keep.
+#[test]
+fn a_system_reset_and_a_new_client_find_everything_as_after_power_on() {
+    const BYPASS: u64 = 0x2000 + 36;
+    let rig = rig(PATIENCE);
+    // Configuration space, common configuration but for the selectors' windows, vector table, bypass.
+    let state = |client: &mut Client| {
+        let parts = [(7, 0, 256), (0, 0x08, 0x30), (2, 0, 48), (0, BYPASS, 1)];
+        parts.map(|(region, at, len)| {
+            client.ask(REGION_READ, &access(region, at, len)).unwrap()[16..].to_vec()
+        })
+    };
+    let write = |client: &mut Client, region, at, data: &[u8]| {
+        let payload = [access(region, at, data.len() as u64), data.to_vec()].concat();
+        client.ask(REGION_WRITE, &payload).unwrap();
+    };
+    // As a driver sets the function up, then writes `bypass`; BYPASS_CONFIG is feature bit 6, VERSION_1 bit 32.
+    let program = |client: &mut Client| {
+        write(client, 7, 0x10, &0xfe00_0000_u32.to_le_bytes());
+        write(client, 7, 0x18, &0xfd00_0000_u32.to_le_bytes());
+        write(client, 7, 4, &[6, 4]);
+        write(client, 7, 0x3c, &[11]);
+        write(client, 2, 16, &[0, 0x10, 0xe0, 0xfe, 0, 0, 0, 0, 0x41, 0, 0, 0, 0, 0, 0, 0]);
+        write(client, 0, 0x14, &[3]);
+        for (half, features) in [(0_u32, 1_u32 << 6), (1, 1)] {
+            write(client, 0, 0x08, &half.to_le_bytes());
+            write(client, 0, 0x0c, &features.to_le_bytes());
+        }
+        write(client, 0, 0x14, &[11]);
+        write(client, 0, 0x10, &1_u16.to_le_bytes());
+        write(client, 0, 0x16, &1_u16.to_le_bytes());
+        write(client, 0, 0x1a, &2_u16.to_le_bytes());
+        write(client, 0, 0x20, &[0x55; 8]);
+        write(client, 0, BYPASS, &[0]);
+    };
+    let mut client = Client::new(&rig);
+    let initial = state(&mut client);
+    assert_eq!(initial[3], [1], "boot bypass");
+    program(&mut client);
+    let programmed = state(&mut client);
+    for (part, (before, after)) in initial.iter().zip(&programmed).enumerate() {
+        assert_ne!(before, after, "part {part} was programmed");
+    }
+    write(&mut client, 0, 0x14, &[0]);
+    let kept = state(&mut client);
+    assert_eq!((&kept[0], &kept[2], &kept[3]), (&programmed[0], &programmed[2], &programmed[3]));
+    assert_eq!(kept[1], initial[1], "the driver's own reset");
+    program(&mut client);
+    client.ask(RESET, &[]).unwrap();
+    assert_eq!(state(&mut client), initial, "DEVICE_RESET");
+    program(&mut client);
+    drop(client);
+    assert_eq!(state(&mut Client::new(&rig)), initial, "the next client");
+}
+
+#[test]
+fn the_socket_is_the_users_own_from_the_start() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let rig = rig(PATIENCE);
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("mode.sock");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let modes = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut modes = std::collections::BTreeSet::new();
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                modes.extend(std::fs::metadata(&path).map(|metadata| metadata.permissions().mode() & 0o777));
+            }
+            modes
+        });
+        for _ in 0..300 {
+            let options = iommu_vfio_user::ServerOptions::default();
+            drop(iommu_vfio_user::Server::start(&path, rig.device.clone(), options).unwrap());
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        watch.join().unwrap()
+    });
+    assert_eq!(modes.into_iter().collect::<Vec<_>>(), [0o600]);
+}

@@ -19,9 +19,13 @@ use virtio_transport::Complaints;
 
 use super::{Body, add};
 use crate::{
-    Session,
-    frame::{Frame, FrameError, Framer, MAX_FDS},
+    Lent, Session, aside,
+    frame::{Frame, FrameError, Framer},
 };
+
+/// Most descriptors that the kernel passes at once (SCM_MAX_FD). There is room for all of them: the kernel closes those
+/// that do not fit on the receiving thread.
+const KERNEL_MAX_FDS: usize = 253;
 
 /// Why a client was hung up on.
 #[derive(Debug, Error)]
@@ -34,6 +38,12 @@ pub(super) enum HangUp {
     Deaf(Duration),
     #[error("the device panicked while it served a message")]
     Panic,
+    #[error("its memory could not be accessed: a hole that cannot be filled, or failed memory")]
+    MemoryLost,
+    #[error(
+        "too many descriptors of clients cannot be closed, since a file system or another process does not answer"
+    )]
+    Overdue,
     #[error("the socket failed")]
     Socket(#[from] io::Error),
 }
@@ -63,18 +73,26 @@ enum Received {
 
 pub(super) struct Connection<'s> {
     server: &'s Body,
-    stream: UnixStream,
+    /// Closing it releases descriptors that were not received.
+    stream: Lent,
     framer: Framer,
     /// When the message at hand began to arrive.
     began: Option<Instant>,
     session: Session,
     buffer: Vec<u8>,
     complaints: Complaints,
+    /// Accesses to guest memory that failed before this client.
+    lost: u64,
 }
 
 impl<'s> Connection<'s> {
     pub(super) fn new(server: &'s Body, stream: UnixStream) -> Result<Self, HangUp> {
-        stream.set_nonblocking(true)?;
+        let nonblocking = stream.set_nonblocking(true);
+        let stream = Lent::from(OwnedFd::from(stream));
+        nonblocking?;
+        if aside::is_overdue() {
+            return Err(HangUp::Overdue);
+        }
         Ok(Self {
             server,
             stream,
@@ -83,6 +101,7 @@ impl<'s> Connection<'s> {
             session: Session::new(),
             buffer: vec![0; 4096],
             complaints: Complaints::new(),
+            lost: server.device.space().lost(),
         })
     }
 
@@ -132,7 +151,7 @@ impl<'s> Connection<'s> {
     /// Receives once; serves the message if that completes one.
     fn receive(&mut self) -> Result<Received, HangUp> {
         let wanted = self.framer.wanted().min(self.buffer.len());
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut pieces = [IoSliceMut::new(&mut self.buffer[..wanted])];
         let message = match recvmsg(&self.stream, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC) {
@@ -142,9 +161,12 @@ impl<'s> Connection<'s> {
             Err(Errno::CONNRESET) => return Ok(Received::Closed),
             Err(error) => return Err(io::Error::from(error).into()),
         };
-        let fds: Vec<OwnedFd> = control.drain().flat_map(descriptors).collect();
+        let fds: Vec<Lent> = control.drain().flat_map(descriptors).collect();
         if message.flags.contains(ReturnFlags::CTRUNC) {
             return Err(FrameError::TooManyFds.into());
+        }
+        if aside::is_overdue() {
+            return Err(HangUp::Overdue);
         }
         if message.bytes == 0 {
             return Ok(Received::Closed);
@@ -175,6 +197,9 @@ impl<'s> Connection<'s> {
             if let Some(number) = self.complaints.admit() {
                 tracing::warn!(command, %refusal, number, "message refused");
             }
+        }
+        if self.server.device.space().lost() != self.lost {
+            return Err(HangUp::MemoryLost);
         }
         reply.map_or(Ok(()), |reply| self.send(&reply))
     }
@@ -209,9 +234,9 @@ impl<'s> Connection<'s> {
     }
 }
 
-fn descriptors(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {
+fn descriptors(message: RecvAncillaryMessage<'_>) -> Vec<Lent> {
     match message {
-        RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
+        RecvAncillaryMessage::ScmRights(fds) => fds.map(Lent::from).collect(),
         _ => Vec::new(),
     }
 }

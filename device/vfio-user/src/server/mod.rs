@@ -5,7 +5,7 @@ use std::{
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{FileTypeExt as _, PermissionsExt as _},
+            fs::FileTypeExt as _,
             net::{UnixListener, UnixStream},
         },
     },
@@ -20,15 +20,20 @@ use std::{
 
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    fs::{Mode, fchmod},
     io::{Errno, write},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
 };
 use thiserror::Error;
 
-use crate::PciDevice;
+use crate::{Lent, PciDevice};
 
 mod connection;
 
 use connection::{Connection, Ended};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 16;
 
 /// How a server behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,21 +170,28 @@ impl Drop for Server {
     }
 }
 
+/// Listens at `path`, for this user only from the first moment: Linux gives the socket's file the mode of the socket.
 fn listen(path: &Path) -> Result<UnixListener, ServerError> {
-    let bind = |source| ServerError::Bind { path: path.to_owned(), source };
+    let bind = |source: io::Error| ServerError::Bind { path: path.to_owned(), source };
+    let failed = |error: Errno| bind(error.into());
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let new = || socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed);
+    let address = SocketAddrUnix::new(path).map_err(failed)?;
     if let Ok(metadata) = fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
             return Err(ServerError::NotASocket { path: path.to_owned() });
         }
-        if UnixStream::connect(path).is_ok() {
+        // A server whose backlog is full answers AGAIN.
+        if matches!(connect(&new()?, &address), Ok(()) | Err(Errno::AGAIN)) {
             return Err(ServerError::InUse { path: path.to_owned() });
         }
         fs::remove_file(path).map_err(bind)?;
     }
-    let listener = UnixListener::bind(path).map_err(bind)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(bind)?;
-    listener.set_nonblocking(true).map_err(bind)?;
-    Ok(listener)
+    let listener = new()?;
+    fchmod(&listener, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+    rustix::net::bind(&listener, &address).map_err(failed)?;
+    rustix::net::listen(&listener, BACKLOG).map_err(failed)?;
+    Ok(listener.into())
 }
 
 /// What the thread has.
@@ -193,6 +205,12 @@ struct Body {
 
 impl Body {
     fn run(self) {
+        self.serve_clients();
+        // Closing it releases descriptors that waiting clients have sent.
+        drop(Lent::from(OwnedFd::from(self.listener)));
+    }
+
+    fn serve_clients(&self) {
         loop {
             let mut fds =
                 [PollFd::new(&self.stop.wake, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
@@ -247,7 +265,8 @@ impl Body {
 
     /// A second client, while the first is being served.
     fn turn_away(&self) {
-        if self.accept().is_some() {
+        if let Some(stream) = self.accept() {
+            drop(Lent::from(OwnedFd::from(stream)));
             add(&self.counters.turned_away);
             tracing::warn!("a second client was turned away: a device has one at a time");
         }
