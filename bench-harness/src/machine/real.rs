@@ -132,8 +132,8 @@ pub(super) fn recover() -> Result<(), HardwareError> {
     Ok(())
 }
 
-/// The first device that is bound to vfio-pci; otherwise, if it may be bound, one that no driver has and that is alone in
-/// its group.
+/// The first device that is bound to vfio-pci; otherwise, if it may be bound, one that no driver has and whose group
+/// no driver of the host keeps back.
 fn first(may_bind: bool) -> Result<Option<PciDevice>, SysfsError> {
     let all = PciDevice::all(Path::new(SYSFS))?;
     if let Some(bound) = all.iter().find(|device| device.driver().as_deref() == Some(VFIO_DRIVER)) {
@@ -143,7 +143,7 @@ fn first(may_bind: bool) -> Result<Option<PciDevice>, SysfsError> {
         return Ok(None);
     }
     let is_bridge = |device: &PciDevice| device.class().is_ok_and(|class| class >> 16 == BRIDGE);
-    let alone = |device: &PciDevice| device.companions().is_ok_and(|others| others.iter().all(is_bridge));
+    let alone = |device: &PciDevice| device.blockers().is_ok_and(|others| others.is_empty());
     let mut free = all.into_iter().filter(|device| device.driver().is_none() && !is_bridge(device));
     Ok(free.find(|device| device.group().is_ok() && alone(device)))
 }

@@ -57,16 +57,13 @@ pub enum ContainerError {
         driver: Option<String>,
     },
     /// Other devices of its group are the host's.
-    #[error(
-        "IOMMU group {group} of PCI device {address} is not viable: {} of it must be bound to {VFIO_DRIVER} too",
-        others.join(", ")
-    )]
+    #[error("IOMMU group {group} of PCI device {address} is not viable: {}", not_viable(others))]
     NotViable {
         /// Its address.
         address: String,
         /// Its group.
         group: u32,
-        /// The others and their drivers.
+        /// The others that a driver has, and their drivers.
         others: Vec<String>,
     },
     /// The kernel has no VFIO.
@@ -103,6 +100,15 @@ pub enum ContainerError {
     /// The IOMMU does not tell its limits.
     #[error("VFIO_IOMMU_GET_INFO failed: {0}")]
     Info(io::Error),
+}
+
+/// Remedy for a group that is not viable. PCI bridges and devices without a driver are never named.
+fn not_viable(others: &[String]) -> String {
+    if others.is_empty() {
+        return "the kernel does not say which device is in the way; its log may".to_owned();
+    }
+    let others = others.join(", ");
+    format!("{others} of it must be bound to {VFIO_DRIVER} too, or to no driver")
 }
 
 /// What a container's IOMMU can do.
@@ -143,12 +149,8 @@ impl Container {
         let device = match VfioDevice::new(pci.folder(), Arc::clone(&vfio) as _, false) {
             Ok(device) => device,
             Err(VfioError::GroupViable) => {
-                let others = pci.companions()?;
-                let name = |device: &PciDevice| {
-                    let driver = device.driver().unwrap_or_else(|| "no driver".to_owned());
-                    format!("{} ({driver})", device.address())
-                };
-                let others = others.iter().map(name).collect();
+                let name = |device: &PciDevice| Some(format!("{} ({})", device.address(), device.driver()?));
+                let others = pci.blockers()?.iter().filter_map(name).collect();
                 return Err(ContainerError::NotViable { address, group, others });
             }
             Err(VfioError::OpenGroup(source, _)) => return Err(ContainerError::Group { group, source }),

@@ -204,6 +204,25 @@ impl PciDevice {
         Ok(found)
     }
 
+    /// The other devices of its group that keep user space from it: those that a driver of the host has. PCI bridges do
+    /// not count (the kernel's viability rule passes over them), nor do devices without a driver or handed to user space.
+    ///
+    /// # Errors
+    /// When it has no group.
+    pub fn blockers(&self) -> Result<Vec<Self>, SysfsError> {
+        let blocks = |other: &Self| {
+            let harmless =
+                |driver: &str| driver == "pci-stub" || driver == "pcieport" || driver.contains("vfio");
+            !other.is_pci_bridge() && other.driver().is_some_and(|driver| !harmless(&driver))
+        };
+        Ok(self.companions()?.into_iter().filter(blocks).collect())
+    }
+
+    /// Whether it leads to another bus: PCI, CardBus or semi-transparent. Host and ISA bridges are functions like others.
+    fn is_pci_bridge(&self) -> bool {
+        self.class().is_ok_and(|class| matches!(class >> 8, 0x06_04 | 0x06_07 | 0x06_09))
+    }
+
     /// What the host reserves on its bus: the guest may map nothing there.
     ///
     /// # Errors
@@ -435,5 +454,39 @@ pub(crate) mod tests {
         assert!(swap.contains("swapoff"), "{swap}");
         fs::create_dir(disk.join("nvme0n1p2/holders/dm-0")).unwrap();
         assert!(device.in_use("", "").unwrap().unwrap().contains("dm-0"));
+    }
+
+    /// A further device of group 7.
+    fn companion(root: &Path, address: &str, class: &str, driver: Option<&str>) {
+        let folder = host(root, address, driver);
+        fs::write(folder.join("class"), class).unwrap();
+    }
+
+    #[test]
+    fn only_what_a_driver_has_makes_a_group_unviable() {
+        let root = tempfile::tempdir().unwrap();
+        host(root.path(), "0000:01:00.0", Some(VFIO_DRIVER));
+        for (address, class, driver) in [
+            ("0000:00:01.0", "0x060400\n", Some("pcieport")),
+            ("0000:00:02.0", "0x060401\n", Some("shpchp")),
+            ("0000:00:03.0", "0x060980\n", None),
+            ("0000:00:04.0", "0x060700\n", Some("yenta_cardbus")),
+            ("0000:01:00.1", "0x020000\n", None),
+            ("0000:01:00.2", "0x020000\n", Some(VFIO_DRIVER)),
+            ("0000:01:00.3", "0x020000\n", Some("pci-stub")),
+            ("0000:01:00.4", "0x020000\n", Some("mlx5_vfio_pci")),
+        ] {
+            companion(root.path(), address, class, driver);
+        }
+        let device = PciDevice::new(root.path(), "01:00.0".parse().unwrap()).unwrap();
+        assert_eq!(device.companions().unwrap().len(), 8);
+        assert_eq!(device.blockers().unwrap().len(), 0);
+        // An ISA bridge is a function like any other; so is what does not say its class.
+        companion(root.path(), "0000:00:1f.0", "0x060100\n", Some("lpc_ich"));
+        companion(root.path(), "0000:01:00.5", "0x010802\n", Some("nvme"));
+        companion(root.path(), "0000:01:00.6", "none\n", Some("igb"));
+        let blockers = device.blockers().unwrap();
+        let found: Vec<_> = blockers.iter().map(|other| other.address().to_string()).collect();
+        assert_eq!(found, ["0000:00:1f.0", "0000:01:00.5", "0000:01:00.6"]);
     }
 }
