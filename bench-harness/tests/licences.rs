@@ -37,3 +37,22 @@ fn dependencies_have_licences_we_allow() {
         assert!(expression.evaluate(accepts), "{name}: `{licence}` is not in deny.toml's list");
     }
 }
+
+/// Each licence that the packages offer has its text at the top of the repository, and the README links to it.
+#[test]
+fn licences_we_promise_have_their_texts() {
+    let manifest: toml::Table = std::fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let promised = manifest["workspace"]["package"]["license"].as_str().unwrap().to_owned();
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    for licence in promised.split(" OR ") {
+        let (file, opening) = match licence {
+            "Apache-2.0" => ("LICENSE-APACHE", "Apache License"),
+            "MIT" => ("LICENSE-MIT", "Permission is hereby granted, free of charge"),
+            other => panic!("no text of {other}"),
+        };
+        let text =
+            std::fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(text.contains(opening), "{file} is not {licence}");
+        assert!(readme.contains(file), "README.md does not link to {file}");
+    }
+}
