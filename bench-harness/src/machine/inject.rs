@@ -1,4 +1,4 @@
-//! Failures that tests provoke in the endpoint, behind `--inject`.
+//! Endpoint failures that tests provoke through the environment (see [`crate::inject`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
