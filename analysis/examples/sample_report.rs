@@ -1,7 +1,7 @@
 //! Renders the TEST DATA of this crate's tests, to look at: `cargo run -p iommu-analysis --example sample_report -- DIR`.
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/statistics/common/mod.rs"]
 mod common;
 
 use std::path::PathBuf;

@@ -3,10 +3,10 @@
 
 #![allow(clippy::print_stdout, reason = "a measuring program for people")]
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/pages/common/mod.rs"]
 mod common;
 #[allow(dead_code, reason = "the tests use all of it")]
-#[path = "../tests/browser/devtools.rs"]
+#[path = "../tests/pages/browser/devtools.rs"]
 mod devtools;
 
 use std::path::PathBuf;

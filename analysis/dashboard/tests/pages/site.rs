@@ -1,12 +1,10 @@
 //! The site's files: what is built, what is left out and said, what is refused.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Synthetic, build, options};
+use crate::common::{Synthetic, build, options};
 use iommu_dashboard::{Built, SiteError, revisions::Revisions};
 use serde_json::Value;
 

@@ -1,9 +1,7 @@
 //! Change points against scipy's distances, against exact least-squares segmentation, and against histories whose
 //! changes are known because they were put there.
 
-mod fixtures;
-
-use fixtures::scipy;
+use crate::fixtures::scipy;
 use iommu_analysis::changepoint::{ChangePointError, Options, change_points};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};

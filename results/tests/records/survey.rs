@@ -1,12 +1,10 @@
 //! A store that was tampered with: what is sound is visited, everything else is named.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use common::{sample, started};
+use crate::common::{sample, started};
 use iommu_results::index::{Entry, INDEX_FILE, Operation, Record};
 use iommu_results::store::{GcOptions, Imported, Refusal};
 use iommu_results::{Fault, Finding, Run, Store, Survey};

@@ -1,7 +1,5 @@
 //! The terminal table: fits its width, leads with the ratios, hides nothing.
 
-mod common;
-
 use iommu_analysis::terminal::{Options, render};
 use iommu_results::{Case, EndpointKind, Metric, Mode, names};
 
@@ -11,7 +9,7 @@ fn plain(run: &iommu_results::Run, width: usize) -> String {
 
 #[test]
 fn every_line_fits_the_width() {
-    for (run, _) in [common::strict(), common::matrix()] {
+    for (run, _) in [crate::common::strict(), crate::common::matrix()] {
         for width in [80, 100, 132] {
             let text = plain(&run, width);
             let longest = text.lines().max_by_key(|line| line.chars().count()).unwrap();
@@ -22,7 +20,7 @@ fn every_line_fits_the_width() {
 
 #[test]
 fn ratios_with_their_intervals_come_before_any_case() {
-    let (run, _) = common::strict();
+    let (run, _) = crate::common::strict();
     let text = plain(&run, 80);
     let ratio = format!("×{}", iommu_analysis::format::significant(run.relative[0].ratio));
     let at = text.find(&ratio).unwrap_or_else(|| panic!("no {ratio} in\n{text}"));
@@ -34,7 +32,7 @@ fn ratios_with_their_intervals_come_before_any_case() {
 
 #[test]
 fn colour_only_when_told_and_it_changes_nothing_else() {
-    let (run, _) = common::strict();
+    let (run, _) = crate::common::strict();
     let plain = plain(&run, 80);
     assert!(!plain.contains('\u{1b}'));
     let coloured = render(&run, Options { width: 80, colour: true });
@@ -54,7 +52,7 @@ fn colour_only_when_told_and_it_changes_nothing_else() {
 
 #[test]
 fn what_is_missing_is_na_with_its_reason() {
-    let (mut run, _) = common::strict();
+    let (mut run, _) = crate::common::strict();
     run.cases[1].metrics.insert(names::THROUGHPUT.into(), Metric::missing("the wire was cut"));
     run.cases[1].counts.remove(names::KICKS_IOMMU);
     run.cases[1].histograms.clear();
@@ -68,7 +66,7 @@ fn what_is_missing_is_na_with_its_reason() {
 
 #[test]
 fn a_run_without_cases_or_with_hostile_names_still_renders() {
-    let (mut run, _) = common::strict();
+    let (mut run, _) = crate::common::strict();
     run.relative.clear();
     run.cases = vec![Case::new("x", EndpointKind::Emulated, Mode::Off, "\u{1b}[31mred")];
     run.warnings = vec!["w".repeat(500)];

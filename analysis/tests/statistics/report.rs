@@ -1,7 +1,5 @@
 //! The report: one file that fetches nothing, hides nothing and trusts nothing that it shows.
 
-mod common;
-
 use iommu_analysis::plot;
 use iommu_analysis::report::html;
 use iommu_results::store::Histograms;
@@ -9,7 +7,7 @@ use iommu_results::{Fact, Machine, Metric, Param, ProbeAttached, ProbeSkipped, n
 
 #[test]
 fn nothing_is_fetched_and_no_script_runs() {
-    let (run, histograms) = common::matrix();
+    let (run, histograms) = crate::common::matrix();
     let page = html(&run, &histograms);
     for marker in ["<script", "<link", "<img", "<iframe", "url(", "@import", " src=", "javascript:"] {
         assert!(!page.contains(marker), "`{marker}` in the report");
@@ -25,7 +23,7 @@ fn nothing_is_fetched_and_no_script_runs() {
 
 #[test]
 fn every_element_is_closed_and_every_link_has_its_place() {
-    let (run, histograms) = common::matrix();
+    let (run, histograms) = crate::common::matrix();
     let page = html(&run, &histograms);
     for tag in [
         "section", "details", "table", "tr", "td", "th", "svg", "text", "ul", "li", "p", "div", "dl",
@@ -43,7 +41,7 @@ fn every_element_is_closed_and_every_link_has_its_place() {
 
 #[test]
 fn light_and_dark_differ_only_in_variables() {
-    let (run, histograms) = common::strict();
+    let (run, histograms) = crate::common::strict();
     let page = html(&run, &histograms);
     assert!(page.contains("prefers-color-scheme: dark"));
     for (name, light, dark) in plot::THEME {
@@ -82,7 +80,7 @@ fn inks_can_be_read_on_both_pages() {
 
 #[test]
 fn it_leads_with_ratios_and_says_what_is_not_in_the_path() {
-    let (run, histograms) = common::strict();
+    let (run, histograms) = crate::common::strict();
     let page = html(&run, &histograms);
     let order = ["id=\"ratios\"", "id=\"packet\"", "id=\"throughput\"", "id=\"latency\"", "id=\"meaning\""];
     let places: Vec<_> = order.iter().map(|section| page.find(section).unwrap()).collect();
@@ -100,7 +98,7 @@ fn it_leads_with_ratios_and_says_what_is_not_in_the_path() {
 
 #[test]
 fn emulated_times_are_said_to_be_so() {
-    let (mut run, histograms) = common::strict();
+    let (mut run, histograms) = crate::common::strict();
     run.machine = Machine::Lab;
     let page = html(&run, &histograms);
     assert!(page.contains("times are the emulator") && !page.contains("Machine local"));
@@ -108,7 +106,7 @@ fn emulated_times_are_said_to_be_so() {
 
 #[test]
 fn what_is_missing_says_why() {
-    let (mut run, _) = common::strict();
+    let (mut run, _) = crate::common::strict();
     run.partial = true;
     run.cases[0].metrics.insert(names::CPU_PER_PACKET.into(), Metric::missing("no thread clock here"));
     run.cases[1].counts.remove(names::INVALIDATIONS);
@@ -135,7 +133,7 @@ fn what_is_missing_says_why() {
 #[test]
 fn names_from_a_run_are_text_and_never_markup() {
     const HOSTILE: &str = "<script>alert(1)</script>\"'&\u{1}";
-    let (mut run, histograms) = common::strict();
+    let (mut run, histograms) = crate::common::strict();
     run.scenario = HOSTILE.into();
     run.revision = HOSTILE.into();
     run.warnings = vec![HOSTILE.into()];
@@ -153,9 +151,9 @@ fn names_from_a_run_are_text_and_never_markup() {
 
 #[test]
 fn the_same_run_is_the_same_page() {
-    let (run, histograms) = common::strict();
+    let (run, histograms) = crate::common::strict();
     assert_eq!(html(&run, &histograms), html(&run, &histograms));
-    let (mut run, _) = common::strict();
+    let (mut run, _) = crate::common::strict();
     run.cases.clear();
     run.relative.clear();
     assert!(html(&run, &Histograms::new()).ends_with("</html>\n"));

@@ -1,11 +1,9 @@
 //! The store against real file systems: whole runs or nothing, no overwriting, errors that name the path.
 
-mod common;
-
 use std::fs;
 use std::process::Command;
 
-use common::{sample, started};
+use crate::common::{sample, started};
 use iommu_results::{
     CaseSeries, Histogram, Integrity, Invalid, LoadError, MetricSeries, SERIES_SCHEMA, Series, SliceValue,
     Store, StoreError,

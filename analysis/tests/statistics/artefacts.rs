@@ -1,7 +1,5 @@
 //! Sections of the report that need what lies beside the run: curves, churn, rates and latencies over time.
 
-mod common;
-
 use iommu_analysis::report::html_with;
 use iommu_results::artefacts::{
     Artefact, Axis, CaseChurn, CaseHeat, Churn, Counted, Curve, Distances, Heat, Modelled, Recording,
@@ -101,7 +99,7 @@ fn sweep(run: &Run) -> Sweep {
 }
 
 fn page() -> String {
-    let (run, histograms) = common::matrix();
+    let (run, histograms) = crate::common::matrix();
     let artefacts = Artefacts {
         series: Some(series(&run)),
         heat: Some(heat(&run)),
@@ -176,7 +174,7 @@ fn tags_are_closed_and_nothing_paints_a_colour_of_its_own() {
 
 #[test]
 fn what_is_not_there_has_no_section() {
-    let (run, histograms) = common::strict();
+    let (run, histograms) = crate::common::strict();
     let page = html_with(&run, &histograms, &Artefacts::default());
     for id in ["curves", "churn", "time"] {
         assert!(!page.contains(&format!("id=\"{id}\"")), "{id}");

@@ -3,14 +3,12 @@
 
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod devtools;
 
 use std::fs;
 use std::path::PathBuf;
 
-use common::{Synthetic, build, options};
+use crate::common::{Synthetic, build, options};
 use devtools::Browser;
 use iommu_results::Store;
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! Stores of invented runs. Figures are drawn from a seed; nothing here was measured.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "the suite and an example use a part of it each")]
 
 use std::fs;
 use std::path::Path;

@@ -1,8 +1,6 @@
 //! Changes are found where they are, and hardly ever where there is none.
 
-mod common;
-
-use common::noise;
+use crate::common::noise;
 use iommu_dashboard::history::{Direction, Point};
 use iommu_dashboard::trend::{self, FINE, RECENT, SIGNIFICANCE, Verdict, changes, verdict};
 use rand::SeedableRng as _;

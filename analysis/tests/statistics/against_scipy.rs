@@ -1,8 +1,6 @@
 //! Ranks, false discoveries, distances and paired ratios against what scipy says of the same samples.
 
-mod fixtures;
-
-use fixtures::scipy;
+use crate::fixtures::scipy;
 use iommu_analysis::discovery::{adjusted, believed};
 use iommu_analysis::distance::between;
 use iommu_analysis::paired::{self, Block, PairedError};

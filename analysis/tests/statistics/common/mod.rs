@@ -1,6 +1,6 @@
 //! TEST DATA: an invented run in the shape of a real one, for looking at tables and reports. No figure in it was
 //! measured.
-#![allow(dead_code, reason = "each test file uses its own part of it")]
+#![allow(dead_code, reason = "the suite and an example use a part of it each")]
 
 use iommu_analysis::stats::{self, LEVEL};
 use iommu_results::store::Histograms;

@@ -8,7 +8,7 @@ use iommu_analysis::noise::Noise;
 use iommu_analysis::verdict::Thresholds;
 
 fn recorded() -> Noise {
-    let packed = include_bytes!("../noise/netperf-strict.txt.gz");
+    let packed = include_bytes!("../../noise/netperf-strict.txt.gz");
     let mut text = String::new();
     GzDecoder::new(&packed[..]).read_to_string(&mut text).unwrap();
     Noise::parse(&text).unwrap()

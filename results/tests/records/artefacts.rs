@@ -1,7 +1,5 @@
 //! Files beside `run.json`: what is written is read again, what is not understood is refused by name.
 
-mod common;
-
 use iommu_results::artefacts::{
     Artefact, ArtefactError, Artefacts, Axis, CaseHeat, Churn, Heat, SliceHeat, Sweep,
 };
@@ -22,8 +20,8 @@ fn sweep(run_id: &str) -> Sweep {
 
 /// A stored run with these files beside it.
 fn stored(root: &std::path::Path) -> StoredRun {
-    let mut folder = Store::open(root).unwrap().begin("s", common::started()).unwrap();
-    let run = common::sample(folder.run_id());
+    let mut folder = Store::open(root).unwrap().begin("s", crate::common::started()).unwrap();
+    let run = crate::common::sample(folder.run_id());
     folder.write_artefact(&heat(&run.run_id)).unwrap();
     folder.write_artefact(&sweep(&run.run_id)).unwrap();
     assert!(matches!(folder.write_artefact(&sweep(&run.run_id)), Err(StoreError::Exists { .. })));

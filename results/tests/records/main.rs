@@ -1,0 +1,7 @@
+//! Records of runs: the store, its survey, artefacts and environments.
+
+mod artefacts;
+mod common;
+mod environment;
+mod store;
+mod survey;
