@@ -285,12 +285,13 @@ fn a_disk_that_fills_up_is_reported_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     // An ignored SIGXFSZ turns the limit into an error; `ulimit -f` counts blocks of 512 or 1024 bytes.
     let status = Command::new("sh")
-        .args(["-c", r#"trap "" XFSZ; ulimit -f 64; exec "$0" --exact a_disk_that_fills_up_is_reported_and_leaves_nothing"#])
+        .args(["-c", r#"trap "" XFSZ; ulimit -f 64; exec "$0" --exact store::a_disk_that_fills_up_is_reported_and_leaves_nothing"#])
         .arg(std::env::current_exe().unwrap())
         .env(CHILD, dir.path())
         .output()
         .unwrap();
-    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stdout));
+    let text = String::from_utf8_lossy(&status.stdout);
+    assert!(status.status.success() && text.contains("1 passed"), "{text}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
 }
 
@@ -319,7 +320,7 @@ fn an_index_on_a_full_disk_keeps_what_it_acknowledged() {
     }
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new("sh")
-        .args(["-c", r#"trap "" XFSZ; ulimit -f 16; exec "$0" --nocapture --exact an_index_on_a_full_disk_keeps_what_it_acknowledged"#])
+        .args(["-c", r#"trap "" XFSZ; ulimit -f 16; exec "$0" --nocapture --exact store::an_index_on_a_full_disk_keeps_what_it_acknowledged"#])
         .arg(std::env::current_exe().unwrap())
         .env(CHILD, dir.path())
         .output()
