@@ -17,6 +17,7 @@ mod exit;
 mod failure;
 mod gate;
 mod guest;
+mod helper;
 mod inject;
 mod interrupt;
 mod lab;

@@ -1,11 +1,14 @@
 //! `store`: look after a store of runs.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use clap::{Args, Subcommand, ValueHint};
 use iommu_results::{
     Finding, Store, Timestamp,
+    export::ExportLine,
     store::{GcOptions, Import, Imported},
     survey,
 };
@@ -13,7 +16,7 @@ use jiff::{SignedDuration, SpanRelativeTo};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{exit::Exit, failure::Failure, out, progress::Progress};
+use crate::{exit::Exit, failure::Failure, helper::Helper, out, progress::Progress};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -298,35 +301,67 @@ fn import(args: &ImportArgs) -> Result<Exit, Failure> {
 
 fn export(args: &ExportArgs) -> Result<Exit, Failure> {
     let store = existing(&args.common.store)?;
-    let progress = Progress::of_items("runs");
-    let exported = iommu_results_export::parquet(&store, &args.out, |position| {
-        progress.item("runs", position.done, position.total);
-    });
-    progress.finish();
-    let exported = exported.map_err(Failure::failed)?;
-    let skipped = exported.survey.skipped();
+    let Tables { schema, runs: exported, skipped, files } = written(store.root(), &args.out)?;
     if args.common.json {
-        let files: Vec<_> = exported
-            .files
+        let files: Vec<_> = files
             .iter()
             .map(|(path, rows)| json!({"path": path.display().to_string(), "rows": rows}))
             .collect();
         out::print_json(&json!({
             "schema": "iommu-bench/export/1",
-            "tables": iommu_results_export::SCHEMA,
-            "runs": exported.survey.runs,
+            "tables": schema,
+            "runs": exported,
             "skipped": skipped,
             "files": files,
         }))?;
     } else {
-        let mut text = format!("{} exported, {skipped} left out", runs(exported.survey.runs));
+        let mut text = format!("{} exported, {skipped} left out", runs(exported));
         text += if skipped == 0 { "\n" } else { ": see `iommu-bench store verify`\n" };
-        for (path, rows) in &exported.files {
+        for (path, rows) in &files {
             text += &format!("{rows:>10} rows  {}\n", path.display());
         }
         out::print(&text)?;
     }
     Ok(Exit::Ok)
+}
+
+/// Tables that the helper wrote.
+struct Tables {
+    schema: String,
+    runs: usize,
+    skipped: usize,
+    files: Vec<(PathBuf, u64)>,
+}
+
+/// Starts the helper and reads its lines.
+fn written(store: &Path, out: &Path) -> Result<Tables, Failure> {
+    let helper = Helper::Export;
+    let mut command = helper.command()?;
+    let child = command.arg(store).arg(out).stdout(Stdio::piped()).spawn();
+    let mut child = child.map_err(|error| helper.broken(&error))?;
+    let progress = Progress::of_items("runs");
+    let mut last = None;
+    for line in child.stdout.take().into_iter().flat_map(|stdout| BufReader::new(stdout).lines()) {
+        let Ok(line) = line else { break };
+        match serde_json::from_str(&line) {
+            Ok(ExportLine::Progress { done, total }) => progress.item("runs", done, total),
+            Ok(end) => last = Some(end),
+            Err(error) => last = Some(ExportLine::Failed { message: format!("`{line}`: {error}") }),
+        }
+    }
+    progress.finish();
+    let status = child.wait().map_err(|error| helper.broken(&error))?;
+    match last {
+        Some(ExportLine::Exported { tables, runs, skipped, files }) => {
+            helper.judge(status)?;
+            Ok(Tables { schema: tables, runs, skipped, files })
+        }
+        Some(ExportLine::Failed { message }) => Err(Failure::failed(message)),
+        Some(ExportLine::Progress { .. }) | None => {
+            helper.judge(status)?;
+            Err(Failure::failed("the export's helper ended without a result"))
+        }
+    }
 }
 
 fn runs(count: usize) -> String {

@@ -1,17 +1,24 @@
-//! `iommu-bench tables`: mapping tables side by side, and the figures that the project is held to.
+//! `iommu-bench tables`: the figures that the project is held to, and mapping tables side by side.
+//!
+//! The figures are measured here; a helper measures the ecosystem's structures (see [`crate::helper`]). Without it the
+//! figures are complete, and a warning says that the comparison is missing.
 
-use std::{fs, path::Path};
+use std::process::{Command, Stdio};
 
 use clap::{Args, ValueHint};
 use iommu_shootout::{
     figures::{self, MeasureError},
-    plot, render,
+    render,
     report::Report,
     rounds::Effort,
-    shootout,
 };
 
-use crate::{exit::Exit, failure::Failure, out};
+use crate::{
+    exit::Exit,
+    failure::{self, Failure},
+    helper::Helper,
+    out,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,26 +53,55 @@ pub(crate) struct TablesArgs {
 
 /// Measures and prints.
 pub(crate) fn tables(args: &TablesArgs) -> Result<Exit, Failure> {
+    let helper = helper(args)?;
     let effort = if args.quick { Effort::quick(args.seed) } else { Effort::full(args.seed) };
     let figures = figures::measure(&effort, args.only.as_deref(), |names| note(&names.join(", ")));
     let figures = figures.map_err(failure)?;
-    let compare = args.only.is_none() && (!args.json || args.out.is_some());
-    let rows = if compare {
-        note("structures side by side");
-        Some(shootout::measure(&effort).map_err(Failure::failed)?)
-    } else {
-        None
-    };
-    if let (Some(folder), Some(rows)) = (&args.out, &rows) {
-        write_plot(folder, rows)?;
-    }
     if args.json {
         out::print_json(&Report::new(figures))?;
     } else {
-        let structures = rows.map_or(String::new(), |rows| format!("\n{}", render::shootout(&rows)));
-        out::print(&(render::figures(&figures) + &structures))?;
+        out::print(&render::figures(&figures))?;
+    }
+    if let Some(command) = helper {
+        note("structures side by side");
+        compare(args, command)?;
     }
     Ok(Exit::Ok)
+}
+
+/// The helper's command line where the comparison is asked for. A plot needs the helper; a table goes without, with a
+/// warning.
+fn helper(args: &TablesArgs) -> Result<Option<Command>, Failure> {
+    if args.only.is_some() || (args.json && args.out.is_none()) {
+        return Ok(None);
+    }
+    match Helper::Structures.command() {
+        Ok(command) => Ok(Some(command)),
+        Err(missing) if args.out.is_some() => Err(missing),
+        Err(missing) => {
+            failure::warn(&missing.to_string());
+            missing.remedy.iter().for_each(|remedy| failure::warn(remedy));
+            Ok(None)
+        }
+    }
+}
+
+/// Runs the helper: its table follows the figures on standard output, unless that carries JSON.
+fn compare(args: &TablesArgs, mut command: Command) -> Result<(), Failure> {
+    command.arg("--seed").arg(args.seed.to_string());
+    if args.quick {
+        command.arg("--quick");
+    }
+    if let Some(folder) = &args.out {
+        command.arg("--out").arg(folder);
+    }
+    if args.json {
+        command.stdout(Stdio::null());
+    } else {
+        out::print("\n")?;
+    }
+    let helper = Helper::Structures;
+    helper.judge(command.status().map_err(|error| helper.broken(&error))?)
 }
 
 fn failure(error: MeasureError) -> Failure {
@@ -78,14 +114,7 @@ fn failure(error: MeasureError) -> Failure {
     }
 }
 
-fn write_plot(folder: &Path, rows: &[shootout::Row]) -> Result<(), Failure> {
-    let svg = plot::shootout(rows).map_err(Failure::failed)?;
-    let path = folder.join("tables.svg");
-    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, svg));
-    written.map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
-}
-
-/// What is being measured, for people who wait.
+/// Note on a terminal: the measurement that runs now.
 fn note(what: &str) {
     use std::io::{IsTerminal as _, Write as _};
     let mut stderr = anstream::stderr();

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{outcome, run_json};
+use common::{build_helper, outcome, run_json};
 use serde_json::Value;
 
 fn measure(store: &Path) -> PathBuf {
@@ -91,6 +91,7 @@ fn the_dashboard_of_real_runs_has_a_page_for_each() {
 
 #[test]
 fn export_writes_five_tables_and_says_how_many_rows() {
+    build_helper("iommu-results-export", "iommu-bench-export");
     let dir = tempfile::tempdir().unwrap();
     measure(&dir.path().join("runs"));
     let (store, out) = (dir.path().join("runs"), dir.path().join("tables"));
@@ -106,6 +107,27 @@ fn export_writes_five_tables_and_says_how_many_rows() {
     for file in files {
         let bytes = fs::read(file["path"].as_str().unwrap()).unwrap();
         assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"), "{file}");
+    }
+}
+
+/// A command that was installed alone names the program that is missing, and leaves the folder alone.
+#[test]
+fn export_and_plots_without_their_helper_say_what_to_build() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lone, out) = (dir.path().join("iommu-bench"), dir.path().join("out"));
+    let bench = env!("CARGO_BIN_EXE_iommu-bench");
+    fs::hard_link(bench, &lone).or_else(|_| fs::copy(bench, &lone).map(drop)).unwrap();
+    let (folder, store) = (out.to_str().unwrap(), dir.path().to_str().unwrap());
+    let commands = [
+        vec!["store", "export", "--store", store, "--out", folder],
+        vec!["tables", "--quick", "--out", folder],
+    ];
+    for (arguments, helper) in commands.iter().zip(["iommu-bench-export", "iommu-bench-structures"]) {
+        let done = std::process::Command::new(&lone).args(arguments).output().unwrap();
+        let stderr = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(3), "{stderr}");
+        assert!(stderr.contains(helper) && stderr.contains("make helpers"), "{stderr}");
+        assert!(!out.exists() && done.stdout.is_empty());
     }
 }
 

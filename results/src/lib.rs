@@ -1,6 +1,7 @@
 //! Versioned schema and append-only store of benchmark runs.
 //!
 //! - [`artefacts`]: what lies beside `run.json`, each file with a schema of its own.
+//! - [`export`]: lines between `iommu-bench store export` and its helper.
 //! - [`schema`]: the types of `run.json`, schema [`SCHEMA`], and what makes one valid.
 //! - [`histogram`]: full-resolution latency histograms and their summaries.
 //! - [`file`]: readers that a file cannot make allocate without bound.
@@ -14,6 +15,7 @@
 pub mod artefacts;
 pub mod environment;
 pub mod file;
+pub mod export;
 pub mod histogram;
 pub mod index;
 pub mod names;

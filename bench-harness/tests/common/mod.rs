@@ -15,6 +15,19 @@ pub fn bench() -> Command {
     command
 }
 
+/// Builds the helper program `name` of `package` beside `iommu-bench`, unless it is there: `cargo test --workspace` builds
+/// it, `cargo test -p iommu-bench` does not.
+pub fn build_helper(package: &str, name: &str) {
+    let beside = Path::new(env!("CARGO_BIN_EXE_iommu-bench")).with_file_name(name);
+    if !beside.exists() {
+        let cargo = std::process::Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--locked", "--package", package, "--bin", name])
+            .status()
+            .unwrap();
+        assert!(cargo.success() && beside.exists(), "{}", beside.display());
+    }
+}
+
 /// What a command did.
 pub struct Outcome {
     /// Exit code.

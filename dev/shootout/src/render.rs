@@ -1,11 +1,6 @@
-//! The figures and the shoot-out as text, 80 columns wide.
+//! The figures as text, 80 columns wide.
 
-use std::fmt::Write as _;
-
-use crate::{
-    report::{Bound, Figure},
-    shootout::{COLUMNS, Row},
-};
+use crate::report::{Bound, Figure};
 
 /// The figures, one a line: name, value, 99 % interval, bound, and whether the value keeps it.
 pub fn figures(figures: &[Figure]) -> String {
@@ -28,24 +23,8 @@ pub fn figures(figures: &[Figure]) -> String {
     text
 }
 
-/// The shoot-out, in nanoseconds.
-pub fn shootout(rows: &[Row]) -> String {
-    let mut text = format!("{:<20}{:>8}", "ns, by structure", "maps");
-    for column in COLUMNS {
-        let _ = write!(text, "{column:>13}");
-    }
-    text.push('\n');
-    for Row { name, scope, ns } in rows {
-        let mut row = format!("{name:<20}{:>8}", scope.name());
-        for ns in ns {
-            let _ = write!(row, "{:>13}", number(*ns));
-        }
-        line(&mut text, format_args!("{row}"));
-    }
-    text
-}
-
-fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+/// Appends `line` without the spaces at its end.
+pub fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     let line = line.to_string();
     text.push_str(line.trim_end());
     text.push('\n');
@@ -56,7 +35,7 @@ fn verdict(holds: bool) -> &'static str {
 }
 
 /// Three significant digits.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
@@ -77,7 +56,7 @@ fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{figures::GROUPS, tables::Scope};
+    use crate::figures::GROUPS;
 
     #[test]
     fn tables_fit_80_columns() {
@@ -92,9 +71,8 @@ mod tests {
                 bound: if i % 3 == 0 { Bound::AtMost(262_142.0) } else { Bound::AtLeast(0.95) },
             })
             .collect();
-        let rows = [Row { name: "bare radix (bound)", scope: Scope::Granules, ns: [1234.5; 4] }];
-        let text = figures(&list) + &shootout(&rows);
-        assert_eq!(text.lines().count(), list.len() + 3);
+        let text = figures(&list);
+        assert_eq!(text.lines().count(), list.len() + 1);
         for line in text.lines() {
             assert!(line.chars().count() <= 80, "{line}");
         }

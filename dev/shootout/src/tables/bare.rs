@@ -90,6 +90,8 @@ impl BarePages {
 }
 
 impl PageMap for BarePages {
+    const NAME: &'static str = "bare radix (bound)";
+
     #[inline]
     fn insert(&self, page: u64, word: u64) -> bool {
         let slot = self.leaf(page).unwrap_or_else(|| self.grow(page));

@@ -14,6 +14,9 @@ const MANY: u64 = 4096;
 
 /// A concurrent map from page numbers to words that are never zero.
 pub trait PageMap: Default + Send + Sync {
+    /// The structure's name in tables and plots.
+    const NAME: &'static str;
+
     /// Adds a page; `false` when it is there already.
     fn insert(&self, page: u64, word: u64) -> bool;
     /// Removes a page; `false` when it is not there.

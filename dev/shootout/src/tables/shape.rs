@@ -5,7 +5,7 @@ use virtio_iommu::{
     table::{Budget, LockedTable, MappingTable, RadixTable},
 };
 
-use super::{BareRadix, CongeeTable, DashTable, MutexTable, SkipTable, TreeIndexTable};
+use super::{MutexTable, PageMap, PerGranule};
 
 /// What can be one mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,24 +61,20 @@ impl Shape for LockedTable {
     }
 }
 
-macro_rules! by_default {
-    ($($shape:ty: $name:literal, $scope:ident;)*) => {$(
-        impl Shape for $shape {
-            const NAME: &'static str = $name;
-            const SCOPE: Scope = Scope::$scope;
+impl Shape for MutexTable {
+    const NAME: &'static str = "Mutex<BTreeMap>";
+    const SCOPE: Scope = Scope::Ranges;
 
-            fn make(_epoch: &Epoch) -> Self {
-                Self::default()
-            }
-        }
-    )*};
+    fn make(_epoch: &Epoch) -> Self {
+        Self::default()
+    }
 }
 
-by_default! {
-    MutexTable: "Mutex<BTreeMap>", Ranges;
-    BareRadix: "bare radix (bound)", Granules;
-    DashTable: "dashmap", Granules;
-    SkipTable: "crossbeam SkipMap", Granules;
-    TreeIndexTable: "scc TreeIndex", Granules;
-    CongeeTable: "congee", Granules;
+impl<M: PageMap> Shape for PerGranule<M> {
+    const NAME: &'static str = M::NAME;
+    const SCOPE: Scope = Scope::Granules;
+
+    fn make(_epoch: &Epoch) -> Self {
+        Self::default()
+    }
 }

@@ -2,13 +2,15 @@
 
 use scc::{Guard, TreeIndex};
 
-use super::PageMap;
+use iommu_shootout::tables::PageMap;
 
 /// Pages in a [`TreeIndex`].
 #[derive(Debug, Default)]
 pub struct TreeIndexPages(TreeIndex<u64, u64>);
 
 impl PageMap for TreeIndexPages {
+    const NAME: &'static str = "scc TreeIndex";
+
     #[inline]
     fn insert(&self, page: u64, word: u64) -> bool {
         self.0.insert_sync(page, word).is_ok()

@@ -2,13 +2,15 @@
 
 use congee::Congee;
 
-use super::PageMap;
+use iommu_shootout::tables::PageMap;
 
 /// Pages in a [`Congee`], which pins its own epoch for each operation.
 #[derive(Default)]
 pub struct CongeePages(Congee<usize, usize>);
 
 impl PageMap for CongeePages {
+    const NAME: &'static str = "congee";
+
     #[inline]
     fn insert(&self, page: u64, word: u64) -> bool {
         let guard = self.0.pin();

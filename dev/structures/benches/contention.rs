@@ -6,9 +6,10 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use iommu_shootout::{
     figures::pair_thread_ns,
     rounds::Effort,
-    tables::{BareRadix, CongeeTable, DashTable, MutexTable, Shape, SkipTable, TreeIndexTable},
+    tables::{BareRadix, MutexTable, Shape},
     workload::{Subject, Window},
 };
+use iommu_structures::{CongeeTable, DashTable, SkipTable, TreeIndexTable};
 use virtio_iommu::table::{LockedTable, RadixTable};
 
 fn contend<T: Shape>(c: &mut Criterion) {

@@ -4,9 +4,10 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use iommu_shootout::{
     clock::pin_to_cpu,
     rounds::Effort,
-    tables::{BareRadix, CongeeTable, DashTable, MutexTable, Shape, SkipTable, TreeIndexTable},
+    tables::{BareRadix, MutexTable, Shape},
     workload::{CHUNK, Subject, Window},
 };
+use iommu_structures::{CongeeTable, DashTable, SkipTable, TreeIndexTable};
 use virtio_iommu::table::{LockedTable, RadixTable};
 
 fn pairs<T: Shape>(c: &mut Criterion) {

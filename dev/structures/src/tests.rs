@@ -9,6 +9,8 @@ use virtio_iommu::{
     table::{LockedTable, MapError, Mapping, MappingTable, Perms, RadixTable, Removed, UnmapError},
 };
 
+use iommu_shootout::tables::{BareRadix, MutexTable, Scope, Shape};
+
 use super::*;
 
 const PAGE: u64 = 4096;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_skiplist::SkipMap;
 
-use super::PageMap;
+use iommu_shootout::tables::PageMap;
 
 /// A word, and whether its inserter knows that it is the one who inserted it: the map does not tell.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ struct Claimed {
 pub struct SkipPages(SkipMap<u64, Claimed>);
 
 impl PageMap for SkipPages {
+    const NAME: &'static str = "crossbeam SkipMap";
+
     #[inline]
     fn insert(&self, page: u64, word: u64) -> bool {
         let entry = self.0.get_or_insert(page, Claimed { word, claimed: AtomicBool::new(false) });

@@ -2,13 +2,15 @@
 
 use dashmap::{DashMap, Entry};
 
-use super::PageMap;
+use iommu_shootout::tables::PageMap;
 
 /// Pages in a [`DashMap`].
 #[derive(Debug, Default)]
 pub struct DashPages(DashMap<u64, u64>);
 
 impl PageMap for DashPages {
+    const NAME: &'static str = "dashmap";
+
     #[inline]
     fn insert(&self, page: u64, word: u64) -> bool {
         match self.0.entry(page) {

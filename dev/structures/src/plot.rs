@@ -100,7 +100,7 @@ impl Scale {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tables::Scope;
+    use iommu_shootout::tables::Scope;
 
     #[test]
     fn every_structure_and_question_is_in_the_picture() {

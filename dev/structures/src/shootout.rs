@@ -5,13 +5,15 @@ use virtio_iommu::{
     table::{LockedTable, RadixTable},
 };
 
-use crate::{
+use iommu_shootout::{
     clock::{cpu_time_ns, pin_to_cpu, undisturbed},
     figures::{pair_ns, pair_thread_ns},
     rounds::{Effort, median},
-    tables::{BareRadix, CongeeTable, DashTable, MutexTable, Scope, Shape, SkipTable, TreeIndexTable},
+    tables::{BareRadix, MutexTable, Scope, Shape},
     workload::{Subject, Window, random_pages, sequential_pages},
 };
+
+use crate::{CongeeTable, DashTable, SkipTable, TreeIndexTable};
 
 /// Columns of the table.
 pub const COLUMNS: [&str; 4] = ["map+unmap 1t", "map+unmap 2t", "translate 4K", "translate 1M"];

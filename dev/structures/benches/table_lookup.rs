@@ -4,9 +4,10 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use iommu_shootout::{
     clock::pin_to_cpu,
     rounds::Effort,
-    tables::{BareRadix, CongeeTable, DashTable, MutexTable, Shape, SkipTable, TreeIndexTable},
+    tables::{BareRadix, MutexTable, Shape},
     workload::{Subject, random_pages, sequential_pages},
 };
+use iommu_structures::{CongeeTable, DashTable, SkipTable, TreeIndexTable};
 use virtio_iommu::table::{LockedTable, RadixTable};
 
 const BATCH: usize = 4096;
