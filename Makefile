@@ -27,8 +27,7 @@ install: helpers ## Build and install the command and its helpers under PREFIX (
 	    $(addprefix $(CARGO_TARGET_DIR)/release/,iommu-bench iommu-bench-structures iommu-bench-export)
 
 test: ## Install what the tests need, then run every check
-	@scripts/setup-test-deps
-	@scripts/test
+	@scripts/test setup
 
 fmt: ## Format the sources
 	@source scripts/toolchain.sh && cargo fmt --all
