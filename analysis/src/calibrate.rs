@@ -6,6 +6,7 @@
 //! *worse* is a false alarm and every interval should hold 1. For the power, one metric of head is then made dearer by a
 //! known share, and the same comparison judged again.
 
+use iommu_results::metric::{Direction, UnknownName};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use statrs::distribution::{Beta, ContinuousCDF};
@@ -13,7 +14,7 @@ use statrs::distribution::{Beta, ContinuousCDF};
 use crate::noise::Noise;
 use crate::paired::{self, Block, PairedError};
 use crate::sequential::{self, Look, ScheduleError};
-use crate::verdict::{Direction, Rule, Thresholds, Verdict, decide_all, direction};
+use crate::verdict::{Rule, Thresholds, Verdict, decide_all};
 
 /// What is simulated.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,6 +46,9 @@ pub enum CalibrateError {
         /// How many are needed.
         needed: usize,
     },
+    /// A series that the metric table lacks.
+    #[error(transparent)]
+    Unknown(#[from] UnknownName),
     /// No such schedule.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
@@ -116,11 +120,11 @@ pub fn upper_bound(seen: u64, of: u64) -> f64 {
 pub fn simulate(noise: &Noise, first: u32, options: &Options) -> Result<Tally, CalibrateError> {
     let looks = sequential::schedule(options.cap, options.level)?;
     let needed = 4 * options.cap;
-    let processes = noise.typical();
+    let processes = noise.typical()?;
     if processes.len() < needed {
         return Err(CalibrateError::Short { processes: processes.len(), cap: options.cap, needed });
     }
-    let directions: Vec<Direction> = noise.series.iter().map(|(_, metric)| direction(metric)).collect();
+    let directions = noise.directions()?;
     let mut tally = Tally { metrics: vec![MetricTally::default(); directions.len()], ..Tally::default() };
     for number in first..first.saturating_add(options.comparisons) {
         let seed = options.seed ^ (u64::from(number) << 20);
@@ -171,7 +175,7 @@ fn one(
     let mut seen = Vec::with_capacity(looks.len());
     for look in looks {
         let dearer = |metric: usize| match directions[metric] {
-            Direction::HigherIsBetter => 1.0 / (1.0 + options.planted),
+            Direction::Higher => 1.0 / (1.0 + options.planted),
             _ => 1.0 + options.planted,
         };
         let equal = (0..blocks.len()).map(|metric| rule(metric, *look)).collect::<Result<Vec<_>, _>>()?;

@@ -17,6 +17,7 @@ use crate::verdict::{Missing, Report};
 
 pub use counts::counts;
 pub use flame::{Flame, FlameError, Grown, Stacks, differential, folded, parse as parse_folded};
+pub(crate) use markdown::is_count;
 pub use markdown::markdown;
 pub use runs::{SMALLEST_APART, timings};
 pub use sides::{Incomparable, Need, Sides, sides};

@@ -5,7 +5,7 @@
 //! which they ran: for each series, separated by tabs, its slices, separated by commas.
 
 use crate::paired::typical;
-use crate::verdict::direction;
+use iommu_results::metric::{self, Direction, UnknownName};
 
 /// First line of the format.
 pub const SCHEMA: &str = "# iommu-bench/noise/1";
@@ -103,16 +103,28 @@ impl Noise {
         text
     }
 
+    /// Direction of each series.
+    ///
+    /// # Errors
+    /// [`UnknownName`] for a series without a row in the metric table.
+    pub fn directions(&self) -> Result<Vec<Direction>, UnknownName> {
+        self.series.iter().map(|(_, name)| metric::series(name).map(|row| row.direction)).collect()
+    }
+
     /// What stands for each process, by series.
-    pub fn typical(&self) -> Vec<Vec<f64>> {
+    ///
+    /// # Errors
+    /// As [`Noise::directions`].
+    pub fn typical(&self) -> Result<Vec<Vec<f64>>, UnknownName> {
+        let directions = self.directions()?;
         let one = |process: &Vec<Vec<f64>>| {
-            let of = |((_, metric), slices): (&(String, String), &Vec<f64>)| {
-                // A process has at least one slice of each series: an empty field is not a number.
-                typical(direction(metric), slices).unwrap_or(f64::NAN)
+            // A process has at least one slice of each series: an empty field is not a number.
+            let of = |(direction, slices): (&Direction, &Vec<f64>)| {
+                typical(*direction, slices).unwrap_or(f64::NAN)
             };
-            self.series.iter().zip(process).map(of).collect()
+            directions.iter().zip(process).map(of).collect()
         };
-        self.processes.iter().map(one).collect()
+        Ok(self.processes.iter().map(one).collect())
     }
 }
 
@@ -137,7 +149,7 @@ mod tests {
     fn what_was_written_is_read() {
         let text = sample().to_text("TEST DATA");
         assert_eq!(Noise::parse(&text).unwrap(), sample());
-        assert_eq!(sample().typical()[9], [2.0, 4e9], "the better half of each");
+        assert_eq!(sample().typical().unwrap()[9], [2.0, 4e9], "the better half of each");
     }
 
     #[test]

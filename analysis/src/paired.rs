@@ -18,7 +18,7 @@ use statrs::distribution::{ContinuousCDF, Normal};
 
 use crate::rank::{self, RankError};
 use crate::stats::student_quantile;
-use crate::verdict::Direction;
+use iommu_results::metric::Direction;
 
 /// Share cut off at each end of the log-ratios.
 pub const TRIM: f64 = 0.2;
@@ -227,9 +227,9 @@ pub fn typical(direction: Direction, slices: &[f64]) -> Option<f64> {
     sorted.sort_unstable_by(f64::total_cmp);
     let half = sorted.len().div_ceil(2);
     let kept = match direction {
-        Direction::LowerIsBetter => &sorted[..half],
-        Direction::HigherIsBetter => &sorted[sorted.len() - half..],
-        Direction::Neutral => &sorted[..],
+        Direction::Lower => &sorted[..half],
+        Direction::Higher => &sorted[sorted.len() - half..],
+        Direction::Neither => &sorted[..],
     };
     (!kept.is_empty()).then(|| kept.iter().sum::<f64>() / kept.len() as f64)
 }

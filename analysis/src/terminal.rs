@@ -157,7 +157,7 @@ impl Page {
                 [format::duration_ns(summary.p50 as f64), format::duration_ns(summary.p99 as f64)]
             }
             None if view::sends_no_requests(case.mode) => ["–".to_owned(), "–".to_owned()],
-            None => [self.missing(format!("{} was not recorded", name.replace('_', " "))), String::new()],
+            None => [self.missing(format!("{} was not recorded", view::metric_label(name))), String::new()],
         }
     }
 

@@ -9,6 +9,7 @@
 //!   is excluded;
 //! - **inconclusive** otherwise.
 
+use iommu_results::metric::{self, Direction, Row};
 use serde::{Deserialize, Serialize};
 
 use crate::discovery;
@@ -58,34 +59,6 @@ impl Verdict {
 impl std::fmt::Display for Verdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.as_str())
-    }
-}
-
-/// Which way a metric or count should go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// A cost.
-    LowerIsBetter,
-    /// What the cost is paid for.
-    HigherIsBetter,
-    /// Describes the load: a change means that something else was measured.
-    Neutral,
-}
-
-/// The direction of a metric, a histogram's mean or a count.
-pub fn direction(name: &str) -> Direction {
-    use iommu_results::names::{BYTES_MOVED, BYTES_VERIFIED, PACKETS, THROUGHPUT, TRANSACTIONS};
-    match name {
-        THROUGHPUT | TRANSACTIONS | "iotlb_hits" => Direction::HigherIsBetter,
-        PACKETS | BYTES_MOVED | BYTES_VERIFIED | "iotlb_lookups" | "iotlb_fills" | "dma_maps"
-        | "dma_unmaps" => Direction::Neutral,
-        name if name.starts_with("rx_") || name.starts_with("tx_") => Direction::Neutral,
-        name if name.starts_with("modelled_") => match name {
-            name if name.contains("_hits_") => Direction::HigherIsBetter,
-            name if name.contains("_misses_") || name.contains("_evictions_") => Direction::LowerIsBetter,
-            _ => Direction::Neutral,
-        },
-        _ => Direction::LowerIsBetter,
     }
 }
 
@@ -159,6 +132,14 @@ pub struct Missing {
     pub one_sided: bool,
 }
 
+impl Missing {
+    /// A name that this version's metric table lacks, so that it has no verdict.
+    pub fn unknown(metric: &str, case: &str) -> Self {
+        let (metric, case) = (metric.to_owned(), case.to_owned());
+        Self { metric, case, reason: metric::UNKNOWN.to_owned(), one_sided: false }
+    }
+}
+
 impl Report {
     /// With the verdict that follows: what only one side has makes it inconclusive at best.
     pub fn new(metrics: Vec<MetricVerdict>, missing: Vec<Missing>) -> Self {
@@ -181,12 +162,21 @@ pub struct Measured {
     pub blocks: Vec<Block>,
 }
 
-/// Judges all metrics at a look; those without a ratio are missing. `level` is that of the whole comparison.
+/// Judges all metrics at a look; those without a ratio or without a row in the metric table are missing. What is modelled
+/// or only recorded is left out. `level` is that of the whole comparison.
 pub fn judge(measured: &[Measured], look: Look, level: f64, seed: u64) -> (Vec<MetricVerdict>, Vec<Missing>) {
     let (mut ratios, mut missing) = (Vec::new(), Vec::new());
     for one in measured {
+        let row = match metric::series(&one.metric) {
+            Ok(row) if row.is_timing() => row,
+            Ok(_) => continue,
+            Err(_) => {
+                missing.push(Missing::unknown(&one.metric, &one.case));
+                continue;
+            }
+        };
         match paired::ratio(&one.blocks, 1.0 - look.error, seed) {
-            Ok(ratio) => ratios.push((one, ratio)),
+            Ok(ratio) => ratios.push((one, row, ratio)),
             Err(error) => missing.push(Missing {
                 metric: one.metric.clone(),
                 case: one.case.clone(),
@@ -197,14 +187,14 @@ pub fn judge(measured: &[Measured], look: Look, level: f64, seed: u64) -> (Vec<M
     }
     let rules: Vec<Rule> = ratios
         .iter()
-        .map(|(one, ratio)| Rule {
-            direction: direction(&one.metric),
+        .map(|(one, row, ratio): &(&Measured, &Row, Ratio)| Rule {
+            direction: row.direction,
             thresholds: one.thresholds,
             ratio: *ratio,
         })
         .collect();
     let verdicts =
-        ratios.into_iter().zip(decide_all(&rules, look)).map(|((one, ratio), verdict)| MetricVerdict {
+        ratios.into_iter().zip(decide_all(&rules, look)).map(|((one, _, ratio), verdict)| MetricVerdict {
             metric: one.metric.clone(),
             case: one.case.clone(),
             base: ratio.base,
@@ -247,9 +237,9 @@ pub fn decide(direction: Direction, ratio: &Ratio, believed: bool, thresholds: T
     let fallen = ratio.hi < 1.0 && ratio.ratio < 1.0 / least && ratio.larger < 0.5;
     let within = ratio.lo > 1.0 / (1.0 + margin) && ratio.hi < 1.0 + margin;
     match (direction, believed && risen, believed && fallen) {
-        (Direction::LowerIsBetter, true, _) | (Direction::HigherIsBetter, _, true) => Verdict::Worse,
-        (Direction::LowerIsBetter, _, true) | (Direction::HigherIsBetter, true, _) => Verdict::Better,
-        (Direction::Neutral, true, _) | (Direction::Neutral, _, true) => Verdict::Inconclusive,
+        (Direction::Lower, true, _) | (Direction::Higher, _, true) => Verdict::Worse,
+        (Direction::Lower, _, true) | (Direction::Higher, true, _) => Verdict::Better,
+        (Direction::Neither, true, _) | (Direction::Neither, _, true) => Verdict::Inconclusive,
         _ if within => Verdict::Same,
         _ => Verdict::Inconclusive,
     }
@@ -266,9 +256,8 @@ mod tests {
 
     #[test]
     fn every_condition_is_needed() {
-        let lower = |ratio: &Ratio, believed| {
-            decide(Direction::LowerIsBetter, ratio, believed, Thresholds::default())
-        };
+        let lower =
+            |ratio: &Ratio, believed| decide(Direction::Lower, ratio, believed, Thresholds::default());
         let clear = ratio(1.02, 1.04, 1.06, 0.02);
         assert_eq!(lower(&clear, true), Verdict::Worse);
         assert_eq!(lower(&clear, false), Verdict::Inconclusive, "not believed among many");
@@ -289,20 +278,57 @@ mod tests {
         assert_eq!(lower(&ratio(0.0, 1.0, f64::INFINITY, 0.02), true), Verdict::Inconclusive);
     }
 
+    /// Verdict of a rise and of a fall, by direction.
+    const EXPECTED: [(Direction, Verdict, Verdict); 3] = [
+        (Direction::Higher, Verdict::Better, Verdict::Worse),
+        (Direction::Lower, Verdict::Worse, Verdict::Better),
+        (Direction::Neither, Verdict::Inconclusive, Verdict::Inconclusive),
+    ];
+
     #[test]
     fn directions() {
         let up = ratio(1.02, 1.04, 1.06, 0.0);
         let down = ratio(1.0 / 1.06, 1.0 / 1.04, 1.0 / 1.02, 0.0);
-        for (name, risen, fallen) in [
-            ("cpu_per_packet", Verdict::Worse, Verdict::Better),
-            ("request_service", Verdict::Worse, Verdict::Better),
-            ("throughput", Verdict::Better, Verdict::Worse),
-            ("modelled_iotlb_misses_per_packet", Verdict::Worse, Verdict::Better),
-            ("packets", Verdict::Inconclusive, Verdict::Inconclusive),
-        ] {
-            assert_eq!(decide(direction(name), &up, true, Thresholds::default()), risen, "{name}");
-            assert_eq!(decide(direction(name), &down, true, Thresholds::default()), fallen, "{name}");
+        for (direction, risen, fallen) in EXPECTED {
+            assert_eq!(decide(direction, &up, true, Thresholds::default()), risen, "{direction:?}");
+            assert_eq!(decide(direction, &down, true, Thresholds::default()), fallen, "{direction:?}");
         }
+    }
+
+    #[test]
+    fn every_row_is_judged_by_its_direction_or_not_at_all() {
+        let look = Look { blocks: 32, error: 0.01 };
+        let blocks = |factor: f64| -> Vec<Block> {
+            let value = |i: usize| 100.0 * (1.0 + 0.001 * ((i * 7 % 5) as f64 - 2.0));
+            let two = |i: usize| [value(i), value(i + 1)];
+            (0..32).map(|i| Block { base: two(i), head: two(i + 3).map(|v| v * factor) }).collect()
+        };
+        for row in metric::TABLE.iter().filter(|row| row.of != metric::Of::Count) {
+            for factor in [1.3, 2.0, 1.0 / 1.3] {
+                let one = Measured {
+                    metric: row.name.to_owned(),
+                    case: "a".to_owned(),
+                    thresholds: Thresholds::default(),
+                    blocks: blocks(factor),
+                };
+                let (verdicts, missing) = judge(&[one], look, 0.99, 1);
+                let found: Vec<Verdict> = verdicts.iter().map(|one| one.verdict).collect();
+                let (_, risen, fallen) = EXPECTED.into_iter().find(|one| one.0 == row.direction).unwrap();
+                let expected = if factor > 1.0 { risen } else { fallen };
+                let judged = row.kind == metric::Kind::Measured;
+                let expected = if judged { vec![expected] } else { Vec::new() };
+                assert_eq!((found, missing), (expected, Vec::new()), "{} x{factor}", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_missing_with_the_reason() {
+        let blocks = vec![Block { base: [1.0, 1.0], head: [2.0, 2.0] }; 32];
+        let (metric, case) = ("of_a_later_version".to_owned(), "a".to_owned());
+        let one = Measured { metric, case, thresholds: Thresholds::default(), blocks };
+        let (verdicts, missing) = judge(&[one], Look { blocks: 32, error: 0.01 }, 0.99, 1);
+        assert_eq!((verdicts, missing), (Vec::new(), vec![Missing::unknown("of_a_later_version", "a")]));
     }
 
     #[test]

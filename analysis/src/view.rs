@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use iommu_results::metric::{self, Of};
 use iommu_results::{Case, Metric, Mode, Param, Relative, Run, names};
 
 /// Cases that differ only in the mode, so that they may be compared.
@@ -156,25 +157,32 @@ fn compared(relative: &Relative) -> String {
     let metric = metric_label(&relative.metric);
     match &relative.baseline_metric {
         Some(baseline) => format!("{metric} / {}", metric_label(baseline)),
-        None => metric,
+        None => metric.to_owned(),
     }
 }
 
-/// A metric's name for a reader.
-pub fn metric_label(name: &str) -> String {
-    match name {
-        names::CPU_PER_PACKET => "time per packet".to_owned(),
-        other => other.replace('_', " "),
-    }
+/// A metric's or histogram's name for a reader; of one that the metric table lacks, the name itself.
+pub fn metric_label(name: &str) -> &str {
+    metric::series(name).map_or(name, |row| row.label)
 }
 
-/// What is counted per packet: heading and name of the count.
-pub const PER_PACKET: [(&str, &str); 5] = [
-    ("MAP requests", names::REQUESTS_MAP),
-    ("UNMAP requests", names::REQUESTS_UNMAP),
-    ("IOMMU kicks", names::KICKS_IOMMU),
-    ("invalidations waited for", names::INVALIDATIONS),
-    ("endpoint kicks", names::KICKS_ENDPOINT),
+/// Meaning of a metric or histogram, as a heading; of one that the metric table lacks, the name itself.
+pub fn heading(name: &str) -> &str {
+    metric::series(name).map_or(name, |row| row.description.trim_end_matches('.'))
+}
+
+/// A count's name for a reader; of one that the metric table lacks, the name itself.
+pub fn count_label(name: &str) -> &str {
+    metric::find(name, Of::Count).map_or(name, |row| row.label)
+}
+
+/// What is counted per packet.
+pub const PER_PACKET: [&str; 5] = [
+    names::REQUESTS_MAP,
+    names::REQUESTS_UNMAP,
+    names::KICKS_IOMMU,
+    names::INVALIDATIONS,
+    names::KICKS_ENDPOINT,
 ];
 
 /// The estimate and interval of a case's metric, or why there is none.
@@ -189,7 +197,7 @@ pub fn measured<'r>(case: &'r Case, name: &str) -> Result<(f64, [f64; 2], &'r st
 /// Why a per-packet figure is absent.
 pub fn why_not_counted(case: &Case, name: &str) -> String {
     if !case.counts.contains_key(name) {
-        return format!("{} are not counted here", name.replace('_', " "));
+        return format!("{} are not counted here", count_label(name));
     }
     "no packet was counted".to_owned()
 }

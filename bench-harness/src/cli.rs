@@ -52,6 +52,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Print a scenario as TOML, with the cases it expands to
     Show(ShowArgs),
+    /// List every metric, histogram and count: unit, direction, meaning
+    Metrics(crate::metrics::MetricsArgs),
     /// Compare mapping tables, and measure the figures of the map/unmap fast path
     Tables(crate::tables::TablesArgs),
     /// What this machine can do, what that enables, and what would help

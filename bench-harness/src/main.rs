@@ -24,6 +24,7 @@ mod lab;
 mod log;
 mod machine;
 mod measure;
+mod metrics;
 mod out;
 mod plan;
 mod probes;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::List(args) => scenarios::list(&args),
         Command::Show(args) => scenarios::show(&args),
+        Command::Metrics(args) => metrics::metrics(&args),
         Command::Tables(args) => tables::tables(&args),
         Command::Serve(args) => serve::serve(&args),
         Command::Lab(args) => lab::command(&args),

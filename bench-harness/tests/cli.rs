@@ -45,6 +45,7 @@ fn every_command_is_offered() {
         "run",
         "list",
         "show",
+        "metrics",
         "tables",
         "doctor",
         "trace",
@@ -235,4 +236,17 @@ fn report_of_nothing_is_a_usage_error() {
     let out = outcome(&["report", "/nonexistent/run"]);
     assert_eq!(out.code, 2);
     assert!(out.stderr.contains("/nonexistent/run"), "{}", out.stderr);
+}
+
+#[test]
+fn metrics_prints_the_table() {
+    use iommu_results::metric::TABLE;
+    let json = outcome(&["metrics", "--json"]);
+    let table: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((json.code, &table["schema"]), (0, &serde_json::json!("iommu-bench/metrics/1")));
+    assert_eq!(table["metrics"], serde_json::to_value(TABLE).unwrap());
+    let text = outcome(&["metrics"]).stdout;
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(outcome(&["metrics", "--help"]).stdout.contains("Examples:"));
+    assert!(outcome(&["completions", "bash"]).stdout.contains("iommu-bench-metrics"));
 }

@@ -5,6 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::{bench, cases, count, outcome, run_json, try_run_json};
+use iommu_results::metric;
 use serde_json::Value;
 
 /// Folders of complete runs in a store.
@@ -128,7 +129,7 @@ fn same_seed_same_counts_byte_for_byte() {
     assert_eq!(first, second);
     for case in run["cases"].as_array().unwrap() {
         for (name, metric) in case["metrics"].as_object().unwrap() {
-            if !iommu_results::names::is_measured(name) {
+            if !metric::series(name).unwrap().is_timing() {
                 // Counted or modelled: no clock takes part, so they repeat as well.
                 continue;
             }
@@ -240,7 +241,8 @@ fn every_slice_is_kept_and_the_means_are_those_of_the_slices() {
     let series = stored.series().unwrap().expect("a run has its slices");
     assert_eq!(series.cases.len(), stored.run.cases.len());
     for case in &stored.run.cases {
-        for (name, metric) in case.metrics.iter().filter(|(name, _)| iommu_results::names::is_measured(name))
+        for (name, metric) in
+            case.metrics.iter().filter(|(name, _)| metric::series(name).unwrap().is_timing())
         {
             // A counter that the processor does not have has neither value nor slices.
             let Some(value) = metric.value() else {

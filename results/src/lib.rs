@@ -7,6 +7,7 @@
 //! - [`file`]: readers that a file cannot make allocate without bound.
 //! - [`environment`]: what the machine is, each fact with the reason where it could not be read.
 //! - [`series`]: what each slice measured.
+//! - [`metric`]: the table of names, units and directions.
 //! - [`index`]: the store's append-only list of acknowledged runs.
 //! - [`probed`]: what probes saw.
 //! - [`store`]: one new folder a run, written under a temporary name and renamed when complete.
@@ -18,6 +19,7 @@ pub mod file;
 pub mod export;
 pub mod histogram;
 pub mod index;
+pub mod metric;
 pub mod names;
 pub mod probed;
 pub mod schema;

@@ -1,189 +1,256 @@
-//! The names that `run.json` uses for metrics, histograms and counts.
+//! The metric table: every metric, histogram and count that a run may hold, one row each.
 //!
-//! Scripts rely on them: a name changes only with a new schema number.
+//! A row makes a constant of the name, for the code that measures it, and its entry in [`metric::TABLE`](crate::metric::TABLE).
+//! Scripts rely on the names: one changes only with a new schema number.
 
-/// Metric: payload bytes moved, bytes/s.
-pub const THROUGHPUT: &str = "throughput";
-/// Metric: completed round trips, 1/s.
-pub const TRANSACTIONS: &str = "transactions";
-/// Metric: processor time that the guest side, the device and the endpoint spend on one packet, ns.
-pub const CPU_PER_PACKET: &str = "cpu_per_packet";
+use crate::metric::{Direction::*, Kind::*, Of::*, Row};
 
-/// Metric: payload bytes that the guest's CPUs copy by themselves, by plain `memcpy` from or to the same buffers, bytes/s.
-pub const MEMCPY_THROUGHPUT: &str = "memcpy_throughput";
-
-/// Metric: processor time of one such copy, of as many bytes as a transfer has, ns.
-pub const MEMCPY_CPU_PER_PACKET: &str = "memcpy_cpu_per_packet";
-
-/// Unit of [`THROUGHPUT`].
+/// Unit of rates of bytes.
 pub const BYTES_PER_SECOND: &str = "bytes/s";
-/// Unit of [`TRANSACTIONS`].
+/// Unit of rates of events.
 pub const PER_SECOND: &str = "1/s";
-/// Unit of [`CPU_PER_PACKET`] and of every histogram.
+/// Unit of times and of every histogram.
 pub const NANOSECONDS: &str = "ns";
+/// Unit of figures per packet.
+pub const PER_PACKET: &str = "1/packet";
+/// Unit of figures per 4 KiB of payload.
+pub const PER_PAGE: &str = "1/page";
+/// Unit of plain ratios and of counted events.
+pub const ONE: &str = "1";
+/// Unit of numbers of pages.
+pub const PAGES: &str = "pages";
+/// Unit of counted bytes.
+pub const BYTES: &str = "bytes";
 
-/// Histogram: from the driver's decision to map a buffer until the IOVA may be used, ns.
-pub const MAP_LATENCY: &str = "map_latency";
-/// Histogram: from the driver's decision to unmap a buffer until the call returns, ns.
-pub const UNMAP_LATENCY: &str = "unmap_latency";
-/// Histogram: one DMA access of the endpoint, translation included, ns.
-pub const DMA_LATENCY: &str = "dma_latency";
-/// Histogram: the device's own work on one request, from decoding to the written status, ns.
-pub const REQUEST_SERVICE: &str = "request_service";
-/// Histogram: how long one batch waits until no endpoint uses a removed mapping any more, ns.
-pub const GRACE_WAIT: &str = "grace_wait";
+macro_rules! table {
+    ($($constant:ident = $name:literal, $unit:ident, $direction:ident, $kind:ident, $of:ident, $label:literal,
+        $description:literal;)*) => {
+        $(#[doc = $description] pub const $constant: &str = $name;)*
 
-/// Histogram: one call into VFIO that maps memory for a real device, pinning included, ns.
-pub const VFIO_MAP_LATENCY: &str = "vfio_map_latency";
-/// Histogram: one call into VFIO that unmaps memory, unpinning included, ns.
-pub const VFIO_UNMAP_LATENCY: &str = "vfio_unmap_latency";
-/// Histogram: one unmap and one map of the same memory at another address through VFIO, ns.
-pub const VFIO_REMAP_LATENCY: &str = "vfio_remap_latency";
+        pub(crate) const ROWS: &[Row] = &[$(Row {
+            name: $name,
+            unit: $unit,
+            direction: $direction,
+            kind: $kind,
+            of: $of,
+            label: $label,
+            description: $description,
+        }),*];
+    };
+}
 
-/// Metric: time in which the kernel pins pages, by map call, ns. It and the three below are of cycles that probes watch.
-pub const VFIO_PIN_TIME: &str = "vfio_pin_time";
-/// Metric: time in which the kernel unpins pages, by unmap call, ns.
-pub const VFIO_UNPIN_TIME: &str = "vfio_unpin_time";
-/// Metric: pinning's part of the time of all map and unmap calls.
-pub const VFIO_PIN_SHARE: &str = "vfio_pin_share";
-/// Metric: unpinning's part of the same time.
-pub const VFIO_UNPIN_SHARE: &str = "vfio_unpin_share";
-/// The metrics of pinning, with their units.
-pub const PINNING: [(&str, &str); 4] = [
-    (VFIO_PIN_TIME, NANOSECONDS),
-    (VFIO_UNPIN_TIME, NANOSECONDS),
-    (VFIO_PIN_SHARE, ONE),
-    (VFIO_UNPIN_SHARE, ONE),
+table! {
+    THROUGHPUT = "throughput", BYTES_PER_SECOND, Higher, Measured, Metric, "throughput",
+        "Payload bytes moved per second.";
+    TRANSACTIONS = "transactions", PER_SECOND, Higher, Measured, Metric, "transactions",
+        "Round trips completed per second.";
+    CPU_PER_PACKET = "cpu_per_packet", NANOSECONDS, Lower, Measured, Metric, "time per packet",
+        "Processor time that driver, device and endpoint spend on one packet.";
+    MEMCPY_THROUGHPUT = "memcpy_throughput", BYTES_PER_SECOND, Higher, Measured, Metric, "memcpy throughput",
+        "Bytes per second that the guest's CPUs copy by plain memcpy from or to the same buffers.";
+    MEMCPY_CPU_PER_PACKET = "memcpy_cpu_per_packet", NANOSECONDS, Lower, Measured, Metric, "memcpy time per packet",
+        "Processor time of one such copy, of as many bytes as a transfer has.";
+    CYCLES_PER_PACKET = "cycles_per_packet", PER_PACKET, Lower, Measured, Metric, "cycles per packet",
+        "Processor cycles of the whole process per packet.";
+    INSTRUCTIONS_PER_PACKET = "instructions_per_packet", PER_PACKET, Lower, Measured, Metric, "instructions per packet",
+        "Instructions of the whole process per packet.";
+    DTLB_MISSES_PER_PACKET = "dtlb_misses_per_packet", PER_PACKET, Lower, Measured, Metric, "dTLB misses per packet",
+        "Data TLB misses of the whole process per packet.";
+    LLC_MISSES_PER_PACKET = "llc_misses_per_packet", PER_PACKET, Lower, Measured, Metric, "LLC misses per packet",
+        "Last-level cache misses of the whole process per packet.";
+    VFIO_PIN_TIME = "vfio_pin_time", NANOSECONDS, Lower, Measured, Metric, "VFIO pin time",
+        "Time in which the kernel pins pages, per map call that probes watch.";
+    VFIO_UNPIN_TIME = "vfio_unpin_time", NANOSECONDS, Lower, Measured, Metric, "VFIO unpin time",
+        "Time in which the kernel unpins pages, per unmap call that probes watch.";
+    VFIO_PIN_SHARE = "vfio_pin_share", ONE, Lower, Measured, Metric, "VFIO pin share",
+        "Share of pinning in the time of all map and unmap calls.";
+    VFIO_UNPIN_SHARE = "vfio_unpin_share", ONE, Lower, Measured, Metric, "VFIO unpin share",
+        "Share of unpinning in the time of all map and unmap calls.";
+    RECORDED_ACCESSES = "recorded_accesses_per_packet", PER_PACKET, Neither, Counted, Metric, "page accesses per packet",
+        "Pages accessed per packet, counted in the recorded pass.";
+    RECORDED_INVALIDATIONS = "recorded_invalidations_per_packet", PER_PACKET, Neither, Counted, Metric, "page invalidations per packet",
+        "Pages invalidated per packet, counted in the recorded pass.";
+    RECORDED_WORKING_SET = "recorded_working_set_pages", PAGES, Neither, Counted, Metric, "working set",
+        "Unique pages of a window of 1024 accesses, counted in the recorded pass.";
+    MODELLED_MISS_RATIO = "modelled_miss_ratio", ONE, Lower, Modelled, Metric, "IOTLB misses per access (modelled)",
+        "Misses per access of a fully associative LRU IOTLB.";
+    MODELLED_MISSES_PER_PAGE = "modelled_misses_per_page", PER_PAGE, Lower, Modelled, Metric, "IOTLB misses per page (modelled)",
+        "Misses of that IOTLB per 4 KiB of payload.";
+    MODELLED_READS_PER_PAGE = "modelled_reads_per_page", PER_PAGE, Lower, Modelled, Metric, "walk reads per page (modelled)",
+        "Memory reads of the walks behind these misses, per 4 KiB of payload.";
+    MODELLED_THROUGHPUT = "modelled_throughput", BYTES_PER_SECOND, Higher, Modelled, Metric, "throughput by Fast & Safe (modelled)",
+        "Throughput that these reads allow, by T = p / (l0 + M * lm).";
+    MODELLED_IOTLB_LOOKUPS_PER_PACKET = "modelled_iotlb_lookups_per_packet", PER_PACKET, Neither, Modelled, Metric, "IOTLB look-ups per packet (modelled)",
+        "Look-ups, hits and misses together in the modelled IOTLB, per packet.";
+    MODELLED_IOTLB_LOOKUPS_PER_S = "modelled_iotlb_lookups_per_s", PER_SECOND, Neither, Modelled, Metric, "IOTLB look-ups per second (modelled)",
+        "Look-ups, hits and misses together in the modelled IOTLB, per second.";
+    MODELLED_IOTLB_HITS_PER_PACKET = "modelled_iotlb_hits_per_packet", PER_PACKET, Higher, Modelled, Metric, "IOTLB hits per packet (modelled)",
+        "Look-ups answered by an entry in the modelled IOTLB, per packet.";
+    MODELLED_IOTLB_HITS_PER_S = "modelled_iotlb_hits_per_s", PER_SECOND, Higher, Modelled, Metric, "IOTLB hits per second (modelled)",
+        "Look-ups answered by an entry in the modelled IOTLB, per second.";
+    MODELLED_IOTLB_MISSES_PER_PACKET = "modelled_iotlb_misses_per_packet", PER_PACKET, Lower, Modelled, Metric, "IOTLB misses per packet (modelled)",
+        "Look-ups that walked the mapping table in the modelled IOTLB, per packet.";
+    MODELLED_IOTLB_MISSES_PER_S = "modelled_iotlb_misses_per_s", PER_SECOND, Lower, Modelled, Metric, "IOTLB misses per second (modelled)",
+        "Look-ups that walked the mapping table in the modelled IOTLB, per second.";
+    MODELLED_IOTLB_FILLS_PER_PACKET = "modelled_iotlb_fills_per_packet", PER_PACKET, Neither, Modelled, Metric, "IOTLB fills per packet (modelled)",
+        "Entries made in the modelled IOTLB, per packet.";
+    MODELLED_IOTLB_FILLS_PER_S = "modelled_iotlb_fills_per_s", PER_SECOND, Neither, Modelled, Metric, "IOTLB fills per second (modelled)",
+        "Entries made in the modelled IOTLB, per second.";
+    MODELLED_IOTLB_EVICTIONS_PER_PACKET = "modelled_iotlb_evictions_per_packet", PER_PACKET, Lower, Modelled, Metric, "IOTLB evictions per packet (modelled)",
+        "Entries evicted to make room for others in the modelled IOTLB, per packet.";
+    MODELLED_IOTLB_EVICTIONS_PER_S = "modelled_iotlb_evictions_per_s", PER_SECOND, Lower, Modelled, Metric, "IOTLB evictions per second (modelled)",
+        "Entries evicted to make room for others in the modelled IOTLB, per second.";
+    MODELLED_IOTLB_INVALIDATIONS_PER_PACKET = "modelled_iotlb_invalidations_per_packet", PER_PACKET, Lower, Modelled, Metric, "IOTLB invalidations per packet (modelled)",
+        "Entries dropped because an UNMAP covered them in the modelled IOTLB, per packet.";
+    MODELLED_IOTLB_INVALIDATIONS_PER_S = "modelled_iotlb_invalidations_per_s", PER_SECOND, Lower, Modelled, Metric, "IOTLB invalidations per second (modelled)",
+        "Entries dropped because an UNMAP covered them in the modelled IOTLB, per second.";
+    MAP_LATENCY = "map_latency", NANOSECONDS, Lower, Measured, Histogram, "map latency",
+        "From the driver's decision to map a buffer until its IOVA may be used.";
+    UNMAP_LATENCY = "unmap_latency", NANOSECONDS, Lower, Measured, Histogram, "unmap latency",
+        "From the driver's decision to unmap a buffer until the call returns.";
+    DMA_LATENCY = "dma_latency", NANOSECONDS, Lower, Measured, Histogram, "DMA latency",
+        "One DMA access of the endpoint, translation included.";
+    REQUEST_SERVICE = "request_service", NANOSECONDS, Lower, Measured, Histogram, "request service",
+        "The device's own work on one request, from decoding to the written status.";
+    GRACE_WAIT = "grace_wait", NANOSECONDS, Lower, Measured, Histogram, "grace wait",
+        "One batch's wait until no endpoint uses a removed mapping.";
+    VFIO_MAP_LATENCY = "vfio_map_latency", NANOSECONDS, Lower, Measured, Histogram, "VFIO map latency",
+        "One call into VFIO that maps memory for a real device, pinning included.";
+    VFIO_UNMAP_LATENCY = "vfio_unmap_latency", NANOSECONDS, Lower, Measured, Histogram, "VFIO unmap latency",
+        "One call into VFIO that unmaps memory, unpinning included.";
+    VFIO_REMAP_LATENCY = "vfio_remap_latency", NANOSECONDS, Lower, Measured, Histogram, "VFIO remap latency",
+        "One unmap and one map of the same memory at another address through VFIO.";
+    PACKETS = "packets", ONE, Neither, Counted, Count, "packets",
+        "Packets sent and received by the endpoint.";
+    TX_PACKETS = "tx_packets", ONE, Neither, Counted, Count, "packets sent",
+        "Packets whose transmission completed.";
+    RX_PACKETS = "rx_packets", ONE, Neither, Counted, Count, "packets received",
+        "Packets received.";
+    RX_BUFFERS = "rx_buffers", ONE, Neither, Counted, Count, "receive buffers",
+        "Receive buffers used; a long packet takes several.";
+    RX_RECYCLED = "rx_recycled", ONE, Neither, Counted, Count, "receive buffers reused",
+        "Receive buffers reused while they stayed mapped.";
+    TX_SEGMENTS = "tx_segments", ONE, Neither, Counted, Count, "segments sent",
+        "Segments on the wire that transmitted packets were cut into.";
+    DMA_MAPS = "dma_maps", ONE, Neither, Counted, Count, "DMA API maps",
+        "Calls of the DMA API's map, in every mode.";
+    DMA_UNMAPS = "dma_unmaps", ONE, Neither, Counted, Count, "DMA API unmaps",
+        "Calls of the DMA API's unmap, in every mode.";
+    REQUESTS_MAP = "requests_map", ONE, Lower, Counted, Count, "MAP requests",
+        "MAP requests sent.";
+    REQUESTS_UNMAP = "requests_unmap", ONE, Lower, Counted, Count, "UNMAP requests",
+        "UNMAP requests sent.";
+    KICKS_IOMMU = "kicks_iommu", ONE, Lower, Counted, Count, "IOMMU kicks",
+        "Writes to the IOMMU's doorbell.";
+    KICKS_ENDPOINT = "kicks_endpoint", ONE, Lower, Counted, Count, "endpoint kicks",
+        "Writes to the endpoint's doorbell.";
+    INVALIDATIONS = "invalidations", ONE, Lower, Counted, Count, "invalidations waited for",
+        "Invalidations that the guest waited for.";
+    FLUSHES_FULL = "flushes_full", ONE, Lower, Counted, Count, "flushes of a full queue",
+        "Lazy-mode flushes because the queue of held-back unmaps was full.";
+    FLUSHES_TIMER = "flushes_timer", ONE, Lower, Counted, Count, "flushes by timer",
+        "Lazy-mode flushes because the time was up.";
+    RING_FULL = "ring_full", ONE, Lower, Counted, Count, "request ring full",
+        "Times the driver waited for the full request ring to drain.";
+    FAULTS = "faults", ONE, Lower, Counted, Count, "faults",
+        "Fault records delivered.";
+    FAULTS_DROPPED = "faults_dropped", ONE, Lower, Counted, Count, "faults dropped",
+        "Faults for which the event queue had no buffer.";
+    FAULTS_REPORTED = "faults_reported", ONE, Lower, Counted, Count, "faults reported",
+        "Fault records that the driver took from the event queue.";
+    TRANSACTION_COUNT = "transactions", ONE, Higher, Counted, Count, "transactions",
+        "Round trips completed.";
+    BYTES_MOVED = "bytes_moved", BYTES, Neither, Counted, Count, "bytes moved",
+        "Payload bytes moved.";
+    BYTES_VERIFIED = "bytes_verified", BYTES, Neither, Counted, Count, "bytes verified",
+        "Payload bytes whose checksum the receiver verified.";
+    VFIO_MAPS = "vfio_maps", ONE, Lower, Counted, Count, "VFIO maps",
+        "Mappings made through VFIO.";
+    VFIO_UNMAPS = "vfio_unmaps", ONE, Lower, Counted, Count, "VFIO unmaps",
+        "Calls into VFIO that unmapped something.";
+    VFIO_BYTES_MAPPED = "vfio_bytes_mapped", BYTES, Lower, Counted, Count, "VFIO bytes mapped",
+        "Bytes mapped through VFIO.";
+    VFIO_BYTES_UNMAPPED = "vfio_bytes_unmapped", BYTES, Lower, Counted, Count, "VFIO bytes unmapped",
+        "Bytes unmapped through VFIO.";
+    IOTLB_LOOKUPS = "iotlb_lookups", ONE, Neither, Counted, Count, "IOTLB look-ups",
+        "Look-ups in the modelled IOTLB, hits and misses together.";
+    IOTLB_HITS = "iotlb_hits", ONE, Higher, Counted, Count, "IOTLB hits",
+        "Look-ups that an entry of the modelled IOTLB answered.";
+    IOTLB_MISSES = "iotlb_misses", ONE, Lower, Counted, Count, "IOTLB misses",
+        "Look-ups in the modelled IOTLB that walked the mapping table.";
+    IOTLB_FILLS = "iotlb_fills", ONE, Neither, Counted, Count, "IOTLB fills",
+        "Entries made in the modelled IOTLB.";
+    IOTLB_EVICTIONS = "iotlb_evictions", ONE, Lower, Counted, Count, "IOTLB evictions",
+        "Entries of the modelled IOTLB that made room for others.";
+    IOTLB_INVALIDATIONS = "iotlb_invalidations", ONE, Lower, Counted, Count, "IOTLB invalidations",
+        "Entries of the modelled IOTLB dropped because an UNMAP covered them.";
+    IOTLB_FLUSHES = "iotlb_flushes", ONE, Lower, Counted, Count, "IOTLB flushes",
+        "Times a modelled IOTLB was dropped whole.";
+}
+
+/// Metrics of pinning.
+pub const PINNING: [&str; 4] = [VFIO_PIN_TIME, VFIO_UNPIN_TIME, VFIO_PIN_SHARE, VFIO_UNPIN_SHARE];
+
+/// Counters of the processor, each with its metric per packet.
+pub const HARDWARE: [(&str, &str); 4] = [
+    ("cycles", CYCLES_PER_PACKET),
+    ("instructions", INSTRUCTIONS_PER_PACKET),
+    ("dtlb_misses", DTLB_MISSES_PER_PACKET),
+    ("llc_misses", LLC_MISSES_PER_PACKET),
 ];
 
-/// Count: packets sent and received by the network endpoint.
-pub const PACKETS: &str = "packets";
-/// Count: MAP requests.
-pub const REQUESTS_MAP: &str = "requests_map";
-/// Count: UNMAP requests.
-pub const REQUESTS_UNMAP: &str = "requests_unmap";
-/// Count: writes to the IOMMU's doorbell.
-pub const KICKS_IOMMU: &str = "kicks_iommu";
-/// Count: writes to the endpoint's doorbell.
-pub const KICKS_ENDPOINT: &str = "kicks_endpoint";
-/// Count: invalidations that the guest waited for.
-pub const INVALIDATIONS: &str = "invalidations";
-/// Count: fault records delivered.
-pub const FAULTS: &str = "faults";
-/// Count: faults for which the event queue had no buffer.
-pub const FAULTS_DROPPED: &str = "faults_dropped";
-/// Count: mappings made through VFIO. It and the three below exist only for passthrough endpoints.
-pub const VFIO_MAPS: &str = "vfio_maps";
-/// Count: calls into VFIO that unmapped something.
-pub const VFIO_UNMAPS: &str = "vfio_unmaps";
-/// Count: bytes mapped through VFIO.
-pub const VFIO_BYTES_MAPPED: &str = "vfio_bytes_mapped";
-/// Count: bytes unmapped through VFIO.
-pub const VFIO_BYTES_UNMAPPED: &str = "vfio_bytes_unmapped";
-/// Count: payload bytes moved.
-pub const BYTES_MOVED: &str = "bytes_moved";
-/// Count: payload bytes whose checksum was verified at the receiver.
-pub const BYTES_VERIFIED: &str = "bytes_verified";
-
-/// Count: look-ups of the modelled IOTLB, hits and misses. It and the six below exist only where an IOTLB was modelled.
-pub const IOTLB_LOOKUPS: &str = "iotlb_lookups";
-/// Count: look-ups that an entry of the modelled IOTLB answered.
-pub const IOTLB_HITS: &str = "iotlb_hits";
-/// Count: look-ups that walked the mapping table.
-pub const IOTLB_MISSES: &str = "iotlb_misses";
-/// Count: entries made.
-pub const IOTLB_FILLS: &str = "iotlb_fills";
-/// Count: entries that made room for others.
-pub const IOTLB_EVICTIONS: &str = "iotlb_evictions";
-/// Count: entries dropped because an UNMAP covered them.
-pub const IOTLB_INVALIDATIONS: &str = "iotlb_invalidations";
-/// Count: times an IOTLB was dropped whole.
-pub const IOTLB_FLUSHES: &str = "iotlb_flushes";
-
-/// Unit of figures per packet: a plain number.
-pub const PER_PACKET: &str = "1/packet";
-
-/// Counts of the processor that become metrics per packet; see [`per_packet`].
-pub const HARDWARE_COUNTS: [&str; 4] = ["cycles", "instructions", "dtlb_misses", "llc_misses"];
-
-/// Metric: a count of the processor's by packet, in [`PER_PACKET`], such as `cycles_per_packet`.
-pub fn per_packet(count: &str) -> String {
-    format!("{count}_per_packet")
-}
+/// Metrics of the recorded pass.
+pub const CHURN: [&str; 7] = [
+    RECORDED_ACCESSES,
+    RECORDED_INVALIDATIONS,
+    RECORDED_WORKING_SET,
+    MODELLED_MISS_RATIO,
+    MODELLED_MISSES_PER_PAGE,
+    MODELLED_READS_PER_PAGE,
+    MODELLED_THROUGHPUT,
+];
 
 /// The metrics made of one count of the modelled IOTLB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IotlbRate {
     /// The count.
     pub count: &'static str,
-    /// Metric: it by packet, in [`PER_PACKET`].
+    /// Metric: the count per packet.
     pub per_packet: &'static str,
-    /// Metric: it by second, in [`PER_SECOND`].
+    /// Metric: the count per second.
     pub per_second: &'static str,
 }
 
-macro_rules! iotlb_rates {
-    ($($name:literal),* $(,)?) => {
-        [$(IotlbRate {
-            count: concat!("iotlb_", $name),
-            per_packet: concat!("modelled_iotlb_", $name, "_per_packet"),
-            per_second: concat!("modelled_iotlb_", $name, "_per_s"),
-        }),*]
-    };
-}
-
-/// Metric: pages accessed by a packet, in the recorded pass.
-pub const RECORDED_ACCESSES: &str = "recorded_accesses_per_packet";
-/// Metric: pages invalidated by a packet, in the recorded pass.
-pub const RECORDED_INVALIDATIONS: &str = "recorded_invalidations_per_packet";
-/// Metric: unique pages of a window of accesses, in the recorded pass.
-pub const RECORDED_WORKING_SET: &str = "recorded_working_set_pages";
-/// Metric: misses by access of a fully associative LRU IOTLB: modelled.
-pub const MODELLED_MISS_RATIO: &str = "modelled_miss_ratio";
-/// Metric: its misses by 4 KiB of payload: modelled.
-pub const MODELLED_MISSES_PER_PAGE: &str = "modelled_misses_per_page";
-/// Metric: memory reads of the walks behind them by 4 KiB of payload: modelled.
-pub const MODELLED_READS_PER_PAGE: &str = "modelled_reads_per_page";
-/// Metric: the throughput that these reads allow, by T = p / (l0 + M · lm): modelled.
-pub const MODELLED_THROUGHPUT: &str = "modelled_throughput";
-
-/// Unit of plain ratios.
-pub const ONE: &str = "1";
-/// Unit of numbers of pages.
-pub const PAGES: &str = "pages";
-/// Unit of figures by 4 KiB of payload.
-pub const PER_PAGE: &str = "1/page";
-
-/// The metrics of the recorded pass, with their units.
-pub const CHURN: [(&str, &str); 7] = [
-    (RECORDED_ACCESSES, PER_PACKET),
-    (RECORDED_INVALIDATIONS, PER_PACKET),
-    (RECORDED_WORKING_SET, PAGES),
-    (MODELLED_MISS_RATIO, ONE),
-    (MODELLED_MISSES_PER_PAGE, PER_PAGE),
-    (MODELLED_READS_PER_PAGE, PER_PAGE),
-    (MODELLED_THROUGHPUT, BYTES_PER_SECOND),
-];
-
-/// Whether a metric was measured, so that two runs may be judged by it; what is modelled or only recorded is not.
-pub fn is_measured(name: &str) -> bool {
-    !name.starts_with("modelled_") && !name.starts_with("recorded_")
-}
-
 /// Rates of the modelled IOTLB.
-pub const IOTLB_RATES: [IotlbRate; 6] =
-    iotlb_rates!["lookups", "hits", "misses", "fills", "evictions", "invalidations"];
-
-/// The unit of a metric, or of a histogram's mean.
-pub fn unit_of(name: &str) -> &'static str {
-    match name {
-        THROUGHPUT | MEMCPY_THROUGHPUT => BYTES_PER_SECOND,
-        TRANSACTIONS => PER_SECOND,
-        _ if IOTLB_RATES.iter().any(|rate| rate.per_packet == name) => PER_PACKET,
-        _ if HARDWARE_COUNTS.iter().any(|count| per_packet(count) == name) => PER_PACKET,
-        _ if IOTLB_RATES.iter().any(|rate| rate.per_second == name) => PER_SECOND,
-        VFIO_PIN_SHARE | VFIO_UNPIN_SHARE => ONE,
-        // What is no rate is a time.
-        _ => NANOSECONDS,
-    }
-}
+pub const IOTLB_RATES: [IotlbRate; 6] = [
+    IotlbRate {
+        count: IOTLB_LOOKUPS,
+        per_packet: MODELLED_IOTLB_LOOKUPS_PER_PACKET,
+        per_second: MODELLED_IOTLB_LOOKUPS_PER_S,
+    },
+    IotlbRate {
+        count: IOTLB_HITS,
+        per_packet: MODELLED_IOTLB_HITS_PER_PACKET,
+        per_second: MODELLED_IOTLB_HITS_PER_S,
+    },
+    IotlbRate {
+        count: IOTLB_MISSES,
+        per_packet: MODELLED_IOTLB_MISSES_PER_PACKET,
+        per_second: MODELLED_IOTLB_MISSES_PER_S,
+    },
+    IotlbRate {
+        count: IOTLB_FILLS,
+        per_packet: MODELLED_IOTLB_FILLS_PER_PACKET,
+        per_second: MODELLED_IOTLB_FILLS_PER_S,
+    },
+    IotlbRate {
+        count: IOTLB_EVICTIONS,
+        per_packet: MODELLED_IOTLB_EVICTIONS_PER_PACKET,
+        per_second: MODELLED_IOTLB_EVICTIONS_PER_S,
+    },
+    IotlbRate {
+        count: IOTLB_INVALIDATIONS,
+        per_packet: MODELLED_IOTLB_INVALIDATIONS_PER_PACKET,
+        per_second: MODELLED_IOTLB_INVALIDATIONS_PER_S,
+    },
+];

@@ -37,7 +37,7 @@ pub struct CaseSeries {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MetricSeries {
-    /// Unit of the values; [`crate::names::unit_of`] the metric.
+    /// Unit of the values, from [`crate::metric`].
     pub unit: String,
     /// In the order of the rounds.
     pub slices: Vec<SliceValue>,

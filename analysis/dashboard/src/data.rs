@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use iommu_results::Param;
+use iommu_results::metric::Direction;
 use serde::Serialize;
 
-use crate::history::{Direction, History, Kind, RunMeta};
+use crate::history::{History, Kind, RunMeta};
 use crate::quality::Group;
 use crate::revisions::Revisions;
 use crate::trend::{self, Change, Verdict};
@@ -159,11 +160,15 @@ pub(crate) fn summary(history: &History<'_>, changes: &[Change]) -> Summary {
         kind: kind(figure.kind),
         unit: figure.unit.clone(),
         better: match direction {
-            Direction::Higher => Some("higher"),
-            Direction::Lower => Some("lower"),
-            Direction::Neither => None,
+            Some(Direction::Higher) => Some("higher"),
+            Some(Direction::Lower) => Some("lower"),
+            Some(Direction::Neither) | None => None,
         },
-        label: if figure.is_modelled() { "modelled" } else { "" },
+        label: match figure.row {
+            Some(_) if figure.is_modelled() => "modelled",
+            Some(_) => "",
+            None => "not in the metric table: no direction, no verdict",
+        },
         n: points.len(),
         last: last.map_or(0.0, |point| short(point.value)),
         last_ci: last.and_then(|point| point.ci).map(|ci| ci.map(short)),

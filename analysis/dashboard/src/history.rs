@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use iommu_analysis::view;
-use iommu_results::{Case, EndpointKind, Machine, Metric, Mode, Param, Run, Timestamp, names};
+use iommu_results::metric::{self, Direction, Of};
+use iommu_results::{Case, EndpointKind, Machine, Metric, Mode, Param, Run, Timestamp};
 
 /// What is known about a run without opening it again.
 #[derive(Clone, Debug)]
@@ -38,17 +39,6 @@ pub enum Kind {
     Count,
 }
 
-/// Which way is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// More is better.
-    Higher,
-    /// Less is better.
-    Lower,
-    /// Neither: the figure describes.
-    Neither,
-}
-
 /// One figure of a case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Figure {
@@ -58,26 +48,24 @@ pub struct Figure {
     pub name: String,
     /// Its unit.
     pub unit: String,
+    /// Its row in the metric table; none in runs of versions that measured something else.
+    pub row: Option<&'static metric::Row>,
 }
 
 impl Figure {
-    /// Which way is better, from the unit.
-    pub fn direction(&self) -> Direction {
-        match self.unit.as_str() {
-            names::BYTES_PER_SECOND | names::PER_SECOND => Direction::Higher,
-            names::NANOSECONDS | PER_PACKET => Direction::Lower,
-            _ => Direction::Neither,
-        }
+    /// Which way is better; nothing for a figure of a stored run that the metric table lacks, which gets no verdict.
+    pub fn direction(&self) -> Option<Direction> {
+        self.row.map(|row| row.direction)
     }
 
-    /// Whether the device models what it counts, rather than having it.
+    /// A model's output.
     pub fn is_modelled(&self) -> bool {
-        self.name.starts_with("iotlb_")
+        self.row.is_some_and(|row| row.kind == metric::Kind::Modelled)
     }
 }
 
 /// Unit of counts in a history.
-pub const PER_PACKET: &str = "per packet";
+const PER_PACKET: &str = "per packet";
 
 /// One value of a history.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -245,25 +233,29 @@ fn variant_of<'v>(variants: &'v mut Vec<Variant>, case: &Case) -> &'v mut Varian
 /// Every figure that a case has.
 fn figures(case: &Case) -> Vec<(Figure, f64, Option<[f64; 2]>)> {
     let mut found = Vec::new();
-    for (name, metric) in &case.metrics {
-        if let Metric::Measured { value, unit, ci, .. } = metric {
-            let figure = Figure { kind: Kind::Metric, name: name.clone(), unit: unit.clone() };
+    for (name, estimate) in &case.metrics {
+        if let Metric::Measured { value, unit, ci, .. } = estimate {
+            let row = metric::find(name, Of::Metric).ok();
+            let figure = Figure { kind: Kind::Metric, name: name.clone(), unit: unit.clone(), row };
             found.push((figure, *value, Some(*ci)));
         }
     }
     for (name, summary) in &case.histograms {
+        let row = metric::find(name, Of::Histogram).ok();
         for (percentile, value) in [("p50", summary.p50), ("p99", summary.p99)] {
             let name = format!("{name} {percentile}");
             found.push((
-                Figure { kind: Kind::Latency, name, unit: summary.unit.clone() },
+                Figure { kind: Kind::Latency, name, unit: summary.unit.clone(), row },
                 value as f64,
                 None,
             ));
         }
     }
-    for (_, name) in view::PER_PACKET {
+    for name in view::PER_PACKET {
         if let Some(value) = case.per_packet(name) {
-            let figure = Figure { kind: Kind::Count, name: name.to_owned(), unit: PER_PACKET.to_owned() };
+            let row = metric::find(name, Of::Count).ok();
+            let (name, unit) = (name.to_owned(), PER_PACKET.to_owned());
+            let figure = Figure { kind: Kind::Count, name, unit, row };
             found.push((figure, value, None));
         }
     }

@@ -9,7 +9,9 @@
 
 use iommu_analysis::changepoint::{self, ChangePointError};
 
-use crate::history::{Direction, Point};
+use iommu_results::metric::Direction;
+
+use crate::history::Point;
 
 /// Probability that a history in which nothing changed shows a change.
 pub const SIGNIFICANCE: f64 = 0.01;
@@ -78,11 +80,11 @@ pub fn changes(points: &[Point]) -> Result<Vec<Change>, ChangePointError> {
     Ok(with_medians(&values, found))
 }
 
-/// Verdict on the newest part of a history of `length` values.
-pub fn verdict(changes: &[Change], length: usize, direction: Direction) -> Verdict {
-    if length < 2 * MIN_SEGMENT {
+/// Verdict on the newest part of a history of `length` values; inconclusive without a known direction.
+pub fn verdict(changes: &[Change], length: usize, direction: Option<Direction>) -> Verdict {
+    let Some(direction) = direction.filter(|_| length >= 2 * MIN_SEGMENT) else {
         return Verdict::Inconclusive;
-    }
+    };
     let recent = changes.last().filter(|change| length - change.index <= RECENT);
     let Some(change) = recent else { return Verdict::Same };
     match (direction, change.after > change.before) {

@@ -1,11 +1,12 @@
 //! The first gate: counts, which must match exactly where they were counted in virtual time.
 
+use iommu_results::metric::{self, Direction, Of};
 use iommu_results::{Case, Mode, Run, names};
 
 use super::sides::is_virtual;
 use super::{PerPacket, Sides};
 use crate::stats::LEVEL;
-use crate::verdict::{Direction, MetricVerdict, Missing, Verdict, direction};
+use crate::verdict::{MetricVerdict, Missing, Verdict};
 
 /// How far counts per packet of runs in wall time may lie apart: the ring is filled once a run, however long it is.
 const TIMED_BOUND: f64 = 0.02;
@@ -14,6 +15,7 @@ const TIMED_BOUND: f64 = 0.02;
 struct Pair<'r> {
     case: &'r Case,
     name: &'r str,
+    direction: Direction,
     base: u64,
     head: u64,
 }
@@ -34,21 +36,26 @@ pub fn counts(
         missing.extend(one_sided(in_base, in_head));
         for (name, count) in &in_base.counts {
             let Some(other) = in_head.counts.get(name) else { continue };
-            let pair = Pair { case: in_base, name, base: *count, head: *other };
             let rates = (in_base.per_packet(name), in_head.per_packet(name));
-            if exact {
-                verdicts.push(judged(&pair, (*count as f64, *other as f64), bound, true));
-            } else if let (Some(base), Some(head)) = rates
-                && direction(name) != Direction::Neutral
-            {
-                let steady = in_base.mode != Mode::Lazy;
-                verdicts.push(judged(&pair, (base, head), TIMED_BOUND, steady));
-            }
             if let (Some(base), Some(head)) = rates
                 && name != names::PACKETS
             {
                 let (case, count) = (in_base.id.clone(), name.clone());
                 per_packet.push(PerPacket { case, count, base, head });
+            }
+            let Ok(row) = metric::find(name, Of::Count) else {
+                missing.push(Missing::unknown(name, &in_base.id));
+                continue;
+            };
+            let direction = row.direction;
+            let pair = Pair { case: in_base, name, direction, base: *count, head: *other };
+            if exact {
+                verdicts.push(judged(&pair, (*count as f64, *other as f64), bound, true));
+            } else if let (Some(base), Some(head)) = rates
+                && direction != Direction::Neither
+            {
+                let steady = in_base.mode != Mode::Lazy;
+                verdicts.push(judged(&pair, (base, head), TIMED_BOUND, steady));
             }
         }
     }
@@ -60,14 +67,10 @@ fn judged(pair: &Pair<'_>, (base, head): (f64, f64), bound: f64, steady: bool) -
     let ratio = (base > 0.0).then(|| head / base);
     let grown = if pair.base == 0 { pair.head > 0 } else { head > base * (1.0 + bound) };
     let shrunk = head * (1.0 + bound) < base;
-    let verdict = match (direction(pair.name), grown, shrunk) {
+    let verdict = match (pair.direction, grown, shrunk) {
         (_, false, false) => Verdict::Same,
-        (Direction::LowerIsBetter, true, _) | (Direction::HigherIsBetter, _, true) if steady => {
-            Verdict::Worse
-        }
-        (Direction::LowerIsBetter, _, true) | (Direction::HigherIsBetter, true, _) if steady => {
-            Verdict::Better
-        }
+        (Direction::Lower, true, _) | (Direction::Higher, _, true) if steady => Verdict::Worse,
+        (Direction::Lower, _, true) | (Direction::Higher, true, _) if steady => Verdict::Better,
         _ => Verdict::Inconclusive,
     };
     MetricVerdict {

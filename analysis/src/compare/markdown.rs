@@ -78,14 +78,14 @@ fn row(metric: &MetricVerdict) -> String {
 
 /// A value with its unit; counts have none.
 pub(super) fn value(metric: &MetricVerdict, value: f64) -> String {
-    match is_count(metric) {
-        true => format::significant_or_whole(value),
-        false => format::quantity(value, iommu_results::names::unit_of(&metric.metric)),
+    match iommu_results::metric::series(&metric.metric) {
+        Ok(row) if !is_count(metric) => format::quantity(value, row.unit),
+        _ => format::significant_or_whole(value),
     }
 }
 
 /// A count, not a time or a rate: counted once, without noise.
-pub(super) fn is_count(metric: &MetricVerdict) -> bool {
+pub(crate) fn is_count(metric: &MetricVerdict) -> bool {
     metric.n == 1 && metric.noise_floor == 0.0
 }
 

@@ -4,6 +4,7 @@
 //! the bar is higher than for builds measured in turn: nothing below [`SMALLEST_APART`] is called a change, the noise
 //! floor is what each run's own halves differ by, and a run that began on a busy machine decides nothing.
 
+use iommu_results::metric::{self, Direction};
 use iommu_results::{Case, Metric, Run, Series};
 
 use super::Sides;
@@ -31,11 +32,15 @@ pub fn timings(
     let quiet = [base, head].into_iter().all(began_quiet);
     for (in_base, in_head) in &sides.cases {
         for name in names(in_base, in_head) {
+            let Ok(row) = metric::series(name) else {
+                missing.push(Missing::unknown(name, &in_base.id));
+                continue;
+            };
             let of = |case: &Case, series: Option<&Series>| {
                 values(series, &case.id, name).map_or_else(|| summary(case, name), Ok)
             };
             let judged = match (of(in_base, base_series), of(in_head, head_series)) {
-                (Ok(base), Ok(head)) => judge(name, &base, &head, thresholds, quiet, seed),
+                (Ok(base), Ok(head)) => judge((name, row.direction), &base, &head, thresholds, quiet, seed),
                 (Err(base), Err(head)) if base == head => Err((base, false)),
                 (Err(base), Err(head)) => Err((format!("base: {base}; head: {head}"), false)),
                 (Err(base), _) => Err((format!("base: {base}"), true)),
@@ -62,7 +67,8 @@ fn began_quiet(run: &Run) -> bool {
 }
 
 fn names<'r>(base: &'r Case, head: &'r Case) -> Vec<&'r str> {
-    let measured = |name: &&String| iommu_results::names::is_measured(name);
+    // A name without a row is kept, to be listed with the reason why it has no verdict.
+    let measured = |name: &&String| metric::series(name).map_or(true, metric::Row::is_timing);
     let of = |case: &'r Case| case.metrics.keys().filter(measured).chain(case.histograms.keys());
     let mut names: Vec<&str> = of(base).chain(of(head)).map(String::as_str).collect();
     names.sort_unstable();
@@ -95,7 +101,7 @@ fn summary(case: &Case, name: &str) -> Result<Known, String> {
 }
 
 fn judge(
-    name: &str,
+    (name, direction): (&str, Direction),
     base: &Known,
     head: &Known,
     thresholds: Thresholds,
@@ -108,7 +114,7 @@ fn judge(
         }
         _ => (coarse(base, head).map_err(|reason| (reason, true))?, false),
     };
-    let decided = verdict::decide(verdict::direction(name), &ratio, resolved, thresholds);
+    let decided = verdict::decide(direction, &ratio, resolved, thresholds);
     let verdict = if quiet { decided } else { Verdict::Inconclusive };
     Ok(MetricVerdict {
         metric: name.to_owned(),

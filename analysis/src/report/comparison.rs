@@ -57,7 +57,7 @@ fn verdicts(page: &mut Page, comparison: &Comparison) {
         .map(|(metric, relative)| view::Comparison {
             group: metric.case.clone(),
             pair: String::new(),
-            metric: view::metric_label(&metric.metric),
+            metric: shown_name(metric),
             mode: ink(metric.verdict),
             relative,
         })
@@ -97,6 +97,11 @@ fn ink(verdict: Verdict) -> Mode {
     }
 }
 
+fn shown_name(metric: &MetricVerdict) -> String {
+    let label = if crate::compare::is_count(metric) { view::count_label } else { view::metric_label };
+    label(&metric.metric).to_owned()
+}
+
 fn row(metric: &MetricVerdict) -> Vec<Cell> {
     let show = |value: f64| crate::compare::shown(metric, value);
     let none = || match metric.n {
@@ -105,7 +110,7 @@ fn row(metric: &MetricVerdict) -> Vec<Cell> {
     };
     vec![
         Cell::Text(metric.verdict.to_string()),
-        Cell::Text(view::metric_label(&metric.metric)),
+        Cell::Text(shown_name(metric)),
         Cell::Figure(show(metric.base)),
         Cell::Figure(show(metric.head)),
         metric.ratio.map_or_else(none, |ratio| Cell::Figure(format!("×{ratio:.4}"))),
@@ -126,7 +131,7 @@ fn per_packet(page: &mut Page, comparison: &Comparison) {
         page.sub(&group[0].case);
         let rows = group.iter().map(|one| {
             vec![
-                Cell::Text(one.count.replace('_', " ")),
+                Cell::Text(view::count_label(&one.count).to_owned()),
                 Cell::Figure(format::significant(one.base)),
                 Cell::Figure(format::significant(one.head)),
                 Cell::Figure(match one.head - one.base {

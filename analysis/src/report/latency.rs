@@ -7,16 +7,11 @@ use super::page::{Cell, Page};
 use super::parts::each_group;
 use crate::format;
 use crate::plot::{self, Curve};
-use crate::view::Group;
+use crate::view::{self, Group};
 
-/// Histograms in the order in which they are shown, with what each means.
-const LATENCIES: [(&str, &str); 5] = [
-    (names::MAP_LATENCY, "Mapping a buffer: from the driver's decision until its IOVA may be used"),
-    (names::UNMAP_LATENCY, "Unmapping a buffer: from the driver's decision until the call returns"),
-    (names::DMA_LATENCY, "One DMA access of the endpoint, translation included"),
-    (names::REQUEST_SERVICE, "The device's own work on one request"),
-    (names::GRACE_WAIT, "Waiting until no endpoint uses a removed mapping"),
-];
+/// Histograms in the order in which they are shown.
+const LATENCIES: [&str; 5] =
+    [names::MAP_LATENCY, names::UNMAP_LATENCY, names::DMA_LATENCY, names::REQUEST_SERVICE, names::GRACE_WAIT];
 
 pub(super) fn latency(page: &mut Page, groups: &[Group<'_>], histograms: &Histograms) {
     page.section("latency", "Latency");
@@ -26,8 +21,8 @@ pub(super) fn latency(page: &mut Page, groups: &[Group<'_>], histograms: &Histog
     );
     each_group(page, groups, |page, group| {
         let mut shown = false;
-        for (name, meaning) in LATENCIES {
-            shown |= latency_of(page, group, histograms, name, meaning);
+        for name in LATENCIES {
+            shown |= latency_of(page, group, histograms, name, view::heading(name));
         }
         if !shown {
             page.note("n/a: no latency was recorded for these cases.");

@@ -23,7 +23,7 @@ pub(super) fn per_packet(page: &mut Page, groups: &[Group<'_>]) {
             .iter()
             .map(|case| {
                 let mut row = vec![Cell::Mode(case.mode), metric_cell(case, names::CPU_PER_PACKET)];
-                row.extend(view::PER_PACKET.iter().map(|(_, name)| match case.per_packet(name) {
+                row.extend(view::PER_PACKET.iter().map(|name| match case.per_packet(name) {
                     Some(value) => Cell::Figure(format::significant(value)),
                     None => Cell::Missing(view::why_not_counted(case, name)),
                 }));
@@ -32,7 +32,7 @@ pub(super) fn per_packet(page: &mut Page, groups: &[Group<'_>]) {
             .collect();
         page.table(&heads, rows);
         let sections: Vec<Section> =
-            view::PER_PACKET.iter().map(|(title, name)| count_section(group, title, name)).collect();
+            view::PER_PACKET.iter().map(|name| count_section(group, view::count_label(name), name)).collect();
         page.plot(plot::bars(
             &format!("Requests, kicks and invalidations per packet, {}", group.title),
             &sections,

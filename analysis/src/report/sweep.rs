@@ -15,14 +15,14 @@ const FEWEST_VALUES: usize = 3;
 const OPEN_PLOTS: usize = 4;
 /// Most plots, so that a matrix stays a page.
 const MOST_PLOTS: usize = 40;
-/// Metrics that are drawn, and their headings.
-const METRICS: [(&str, &str); 6] = [
-    (names::THROUGHPUT, "payload moved"),
-    (names::TRANSACTIONS, "transactions"),
-    (names::CPU_PER_PACKET, "time per packet"),
-    ("modelled_miss_ratio", "IOTLB misses by access (modelled)"),
-    ("modelled_iotlb_misses_per_packet", "IOTLB misses per packet (modelled)"),
-    ("modelled_throughput", "throughput by Fast & Safe (modelled)"),
+/// Metrics that are drawn.
+const METRICS: [&str; 6] = [
+    names::THROUGHPUT,
+    names::TRANSACTIONS,
+    names::CPU_PER_PACKET,
+    names::MODELLED_MISS_RATIO,
+    names::MODELLED_IOTLB_MISSES_PER_PACKET,
+    names::MODELLED_THROUGHPUT,
 ];
 
 /// Parameters that make a curve.
@@ -105,7 +105,8 @@ fn plots<'r>(run: &'r Run, key: &'r str) -> Vec<Plot<'r>> {
     let name = view::param_name(key);
     let mut plots = Vec::new();
     for (facet, cases) in facets {
-        for (metric, heading) in METRICS {
+        for metric in METRICS {
+            let heading = view::metric_label(metric);
             let measured = cases.iter().filter(|case| view::measured(case, metric).is_ok()).count();
             if measured >= 2 {
                 let title = format!("{heading} against {name} · {facet}");

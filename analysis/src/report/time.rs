@@ -6,16 +6,12 @@ use iommu_results::{Series, names};
 use super::page::{Page, escape};
 use super::parts::first_groups;
 use crate::plot::{self, Axis, Column, HeatMap, Join, Line, Lines, Point, Scale, Unit};
-use crate::view::Group;
+use crate::view::{self, Group};
 
 /// Rates that are shown over time.
 const RATES: [(&str, &str); 2] = [(names::THROUGHPUT, "Throughput"), (names::TRANSACTIONS, "Transactions")];
-/// Latencies that are shown over time, and what they are.
-const LATENCIES: [(&str, &str); 3] = [
-    (names::MAP_LATENCY, "Mapping a buffer"),
-    (names::UNMAP_LATENCY, "Unmapping a buffer"),
-    (names::DMA_LATENCY, "One DMA access of the endpoint, translation included"),
-];
+/// Latencies that are shown over time.
+const LATENCIES: [&str; 3] = [names::MAP_LATENCY, names::UNMAP_LATENCY, names::DMA_LATENCY];
 /// Groups shown: each has a plot of all of its slices.
 const MOST_GROUPS: usize = 3;
 /// Columns of a heat map: more slices share them.
@@ -40,8 +36,8 @@ pub(super) fn over_time(page: &mut Page, groups: &[Group<'_>], artefacts: &Artef
         for (name, heading) in RATES {
             rates(page, group, artefacts.series.as_ref(), name, heading);
         }
-        for (name, meaning) in LATENCIES {
-            latency(page, group, artefacts.heat.as_ref(), name, meaning);
+        for name in LATENCIES {
+            latency(page, group, artefacts.heat.as_ref(), name, view::heading(name));
         }
     });
     if groups.len() > MOST_GROUPS {

@@ -121,7 +121,7 @@ fn what_is_missing_says_why() {
     for expected in [
         "Partial run",
         "no thread clock here",
-        "invalidations are not counted here",
+        "invalidations waited for are not counted here",
         "no pair of cases to compare",
         "histograms are not beside the run",
         "exits: no permission",

@@ -58,7 +58,7 @@ fn what_is_missing_is_na_with_its_reason() {
     run.cases[1].histograms.clear();
     let text = plain(&run, 80);
     for expected in
-        ["n/a [", "the wire was cut", "kicks iommu are not counted here", "map latency was not recorded"]
+        ["n/a [", "the wire was cut", "IOMMU kicks are not counted here", "map latency was not recorded"]
     {
         assert!(text.contains(expected), "no `{expected}` in\n{text}");
     }

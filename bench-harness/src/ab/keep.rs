@@ -6,6 +6,7 @@ use std::{
 };
 
 use iommu_analysis::{compare, report};
+use iommu_results::metric;
 use serde::Serialize;
 
 use super::sequence::{Config, Outcome};
@@ -73,12 +74,15 @@ fn write(folder: &Path, config: &Config, outcome: &Outcome) -> io::Result<()> {
         head: &comparison.head,
         metrics: all
             .iter()
-            .map(|(case, metric, blocks)| MetricSamples {
-                case,
-                metric,
-                unit: iommu_results::names::unit_of(metric),
-                base: blocks.iter().map(|block| block.base).collect(),
-                head: blocks.iter().map(|block| block.head).collect(),
+            // What the metric table lacks has no unit; the verdict lists it as missing.
+            .filter_map(|(case, metric, blocks)| {
+                Some(MetricSamples {
+                    case,
+                    metric,
+                    unit: metric::series(metric).ok()?.unit,
+                    base: blocks.iter().map(|block| block.base).collect(),
+                    head: blocks.iter().map(|block| block.head).collect(),
+                })
             })
             .collect(),
     };

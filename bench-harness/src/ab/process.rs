@@ -6,8 +6,11 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use iommu_analysis::{paired::typical, verdict::direction};
-use iommu_results::{Histogram, Metric, Store, StoredRun};
+use iommu_analysis::paired::typical;
+use iommu_results::{
+    Histogram, Metric, Store, StoredRun,
+    metric::{self, Row},
+};
 
 use super::sequence::Config;
 use crate::{exit::Exit, failure::Failure};
@@ -107,13 +110,15 @@ impl<'c> Launcher<'c> {
     }
 }
 
-/// What is typical of the slices of every metric; the mean over the run where a build does not keep slices.
+/// What is typical of the slices of every measured metric; the mean over the run where a build does not keep slices, or
+/// where the metric table lacks the name, which [`verdict::judge`](iommu_analysis::verdict::judge) then lists as missing.
 fn values(stored: &StoredRun) -> Result<Values, Failure> {
     let series = stored.series().map_err(Failure::failed)?;
     let mut values = Values::new();
     for case in &stored.run.cases {
         let key = |name: &String| (case.id.clone(), name.clone());
-        for (name, metric) in &case.metrics {
+        let judged = |name: &str| metric::series(name).map_or(true, Row::is_timing);
+        for (name, metric) in case.metrics.iter().filter(|(name, _)| judged(name)) {
             if let Metric::Measured { value, .. } = metric {
                 values.insert(key(name), *value);
             }
@@ -124,7 +129,8 @@ fn values(stored: &StoredRun) -> Result<Values, Failure> {
     }
     for case in series.into_iter().flat_map(|series| series.cases) {
         for (name, metric) in case.metrics.iter().filter(|(_, metric)| !metric.slices.is_empty()) {
-            if let Some(value) = typical(direction(name), &metric.values()) {
+            let row = metric::series(name).ok().filter(|row| row.is_timing());
+            if let Some(value) = row.and_then(|row| typical(row.direction, &metric.values())) {
                 values.insert((case.id.clone(), name.clone()), value);
             }
         }

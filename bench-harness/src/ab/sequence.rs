@@ -8,7 +8,7 @@ use iommu_analysis::{
     sequential::{self, Look},
     verdict::{self, Measured as Judged, MetricVerdict, Missing, Report, Thresholds, Verdict},
 };
-use iommu_results::Histogram;
+use iommu_results::{Histogram, metric};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
@@ -75,8 +75,15 @@ impl Config {
     /// Usage errors that are known before anything runs.
     ///
     /// # Errors
-    /// When the cap is too small for the level.
+    /// When the cap is too small for the level, or a rule names what no comparison judges.
     pub(crate) fn check(&self) -> Result<(), Failure> {
+        for rule in &self.rules {
+            if metric::series(&rule.metric).is_ok_and(|row| !row.is_timing()) {
+                let message =
+                    format!("`{}` is modelled or only recorded: no verdict is given on it", rule.metric);
+                return Err(Failure::usage(message).with_remedy("iommu-bench metrics lists what is measured"));
+            }
+        }
         sequential::schedule(self.cap, self.level).map(drop).map_err(Failure::usage)
     }
 

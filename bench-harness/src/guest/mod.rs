@@ -38,8 +38,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(400);
 pub(crate) fn describe(run: &mut Run, parts: &Parts, kept: &Mutex<Kept>) {
     run.warnings.insert(0, machine::note(parts));
     for case in &mut run.cases {
-        for count in names::HARDWARE_COUNTS {
-            if let Some(metric) = case.metrics.get_mut(&names::per_packet(count)) {
+        for (_, name) in names::HARDWARE {
+            if let Some(metric) = case.metrics.get_mut(name) {
                 *metric = Metric::missing(NOT_THE_GUESTS);
             }
         }

@@ -295,7 +295,7 @@ fn slice(timed: Timed, bytes: u64, elapsed_ns: u64, cpu_ns: u64, split: Split) -
         slice.means_ns.insert(name.to_owned(), mean);
         slice.histograms.insert(name.to_owned(), latency.histogram);
     }
-    for (at, (name, _)) in names::PINNING.into_iter().enumerate() {
+    for (at, name) in names::PINNING.into_iter().enumerate() {
         slice.further.insert(name, split.clone().map(|parts| parts[at]));
     }
     slice

@@ -5,6 +5,7 @@ use iommu_results::{
     Case, CaseSeries, EndpointKind, Environment, Histograms, Machine, Metric, MetricSeries, Mode, Param,
     Probes, Run, SCHEMA, SERIES_SCHEMA, Series, SliceValue, Timestamp,
     artefacts::{Artefact as _, Artefacts, CaseHeat, Heat},
+    metric::{self, Of, UnknownName},
     names, revision,
 };
 use iommu_workloads::{
@@ -55,8 +56,16 @@ pub(crate) struct Assembled {
 }
 
 /// Everything that is stored of a run.
-pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) -> Assembled {
+///
+/// # Errors
+/// [`UnknownName`] when a case holds a name without a row in the metric table.
+pub(crate) fn assemble(
+    request: &Request,
+    mut outcome: Outcome,
+    facts: Facts,
+) -> Result<Assembled, UnknownName> {
     let Request { scenario, cases: specs, exact, .. } = request;
+    outcome.gathered.iter().try_for_each(known)?;
     let mut warnings = facts.environment.warnings();
     if cfg!(feature = "planted-regression") {
         warnings.push("built with planted-regression: every request is made dearer on purpose".to_owned());
@@ -83,7 +92,7 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
     let relative = relatives::of(specs, &outcome.gathered, scenario.seed);
     let mut histograms = Histograms::new();
     let artefacts = Artefacts {
-        series: Some(series(&facts.run_id, specs, &outcome.gathered)),
+        series: Some(series(&facts.run_id, specs, &outcome.gathered)?),
         heat: Some(heat(&facts.run_id, specs, &mut outcome.gathered)),
         sweep: sweep::artefact(&facts.run_id, &request.swept),
         churn: request.record.is_some().then(|| churn::artefact(&facts.run_id, specs, &outcome.gathered)),
@@ -94,7 +103,7 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
         for (name, histogram) in &gathered.histograms {
             histograms.insert((spec.id.clone(), name.clone()), histogram.clone());
         }
-        cases.push(case(spec, gathered, *exact, scenario.seed));
+        cases.push(case(spec, gathered, *exact, scenario.seed)?);
     }
     let run = Run {
         schema: SCHEMA.to_owned(),
@@ -111,7 +120,16 @@ pub(crate) fn assemble(request: &Request, mut outcome: Outcome, facts: Facts) ->
         relative,
         probes,
     };
-    Assembled { run, histograms, artefacts }
+    Ok(Assembled { run, histograms, artefacts })
+}
+
+/// Checks that every name a machine reported has a row.
+fn known(gathered: &Gathered) -> Result<(), UnknownName> {
+    let Gathered { counts, histograms, series, uncounted, .. } = gathered;
+    counts.keys().try_for_each(|name| metric::find(name, Of::Count).map(drop))?;
+    histograms.keys().try_for_each(|name| metric::find(name, Of::Histogram).map(drop))?;
+    series.keys().try_for_each(|name| metric::series(name).map(drop))?;
+    uncounted.keys().try_for_each(|name| metric::find(name, Of::Metric).map(drop))
 }
 
 fn heat(run_id: &str, specs: &[CaseSpec], gathered: &mut [Gathered]) -> Heat {
@@ -123,16 +141,17 @@ fn heat(run_id: &str, specs: &[CaseSpec], gathered: &mut [Gathered]) -> Heat {
     Heat { schema: Heat::SCHEMA.to_owned(), run_id: run_id.to_owned(), cases }
 }
 
-fn series(run_id: &str, specs: &[CaseSpec], gathered: &[Gathered]) -> Series {
+fn series(run_id: &str, specs: &[CaseSpec], gathered: &[Gathered]) -> Result<Series, UnknownName> {
     let metric = |(name, slices): (&String, &Vec<SliceValue>)| {
-        (name.clone(), MetricSeries { unit: names::unit_of(name).to_owned(), slices: slices.clone() })
+        let unit = metric::series(name)?.unit.to_owned();
+        Ok((name.clone(), MetricSeries { unit, slices: slices.clone() }))
     };
-    let case = |(spec, gathered): (&CaseSpec, &Gathered)| CaseSeries {
-        id: spec.id.clone(),
-        metrics: gathered.series.iter().map(metric).collect(),
+    let case = |(spec, gathered): (&CaseSpec, &Gathered)| {
+        let metrics = gathered.series.iter().map(metric).collect::<Result<_, _>>()?;
+        Ok(CaseSeries { id: spec.id.clone(), metrics })
     };
-    let cases = specs.iter().zip(gathered).map(case).collect();
-    Series { schema: SERIES_SCHEMA.to_owned(), run_id: run_id.to_owned(), cases }
+    let cases = specs.iter().zip(gathered).map(case).collect::<Result<_, _>>()?;
+    Ok(Series { schema: SERIES_SCHEMA.to_owned(), run_id: run_id.to_owned(), cases })
 }
 
 /// What a reader of figures from the lab must know first.
@@ -148,24 +167,24 @@ fn end_warning(end: &End) -> Option<String> {
     }
 }
 
-fn case(spec: &CaseSpec, gathered: Gathered, exact: bool, seed: u64) -> Case {
+fn case(spec: &CaseSpec, gathered: Gathered, exact: bool, seed: u64) -> Result<Case, UnknownName> {
     let mut case = Case::new(&spec.id, endpoint(spec), mode(spec), spec.test.name());
     case.params = spec.values.iter().map(|(name, value)| ((*name).to_owned(), param(value))).collect();
     case.params.extend(gathered.params.clone());
-    case.metrics = metrics_of(spec.test)
-        .map(|(name, unit)| (name.to_owned(), metric(gathered.series.get(name), unit, exact, seed)))
-        .collect();
-    case.metrics.extend(pinning(spec, &gathered, seed));
-    case.metrics.extend(iotlb_rates(&gathered, exact, seed));
-    case.metrics.extend(churn::metrics(spec, &gathered, seed));
-    case.metrics.extend(hardware_counts(&gathered, seed));
+    for name in metrics_of(spec.test) {
+        case.metrics.insert(name.to_owned(), estimate(name, &gathered, exact, seed)?);
+    }
+    case.metrics.extend(pinning(spec, &gathered, seed)?);
+    case.metrics.extend(iotlb_rates(&gathered, exact, seed)?);
+    case.metrics.extend(churn::metrics(spec, &gathered, seed)?);
+    case.metrics.extend(hardware_counts(&gathered, seed)?);
     if let Some(reason) = &gathered.missing {
         case.metrics.values_mut().for_each(|metric| *metric = Metric::missing(reason.clone()));
     }
     let summaries = gathered.histograms.iter().filter_map(|(name, h)| Some((name.clone(), h.summary()?)));
     case.histograms = summaries.collect();
     case.counts = gathered.counts;
-    case
+    Ok(case)
 }
 
 fn endpoint(spec: &CaseSpec) -> EndpointKind {
@@ -193,71 +212,67 @@ pub(super) fn param(value: &Value) -> Param {
     }
 }
 
-/// What a test is measured by: name and unit.
-pub(super) fn metrics_of(test: Test) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let main = match test {
-        test if test.transacts() => (names::TRANSACTIONS, names::PER_SECOND),
-        _ => (names::THROUGHPUT, names::BYTES_PER_SECOND),
+/// Metrics of a test.
+pub(super) fn metrics_of(test: Test) -> impl Iterator<Item = &'static str> {
+    let main = if test.transacts() { names::TRANSACTIONS } else { names::THROUGHPUT };
+    let memcpy: &[&str] = match test {
+        Test::DmaThroughput => &[names::MEMCPY_THROUGHPUT, names::MEMCPY_CPU_PER_PACKET],
+        _ => &[],
     };
-    let memcpy: &[(&str, &str)] = if test == Test::DmaThroughput {
-        &[
-            (names::MEMCPY_THROUGHPUT, names::BYTES_PER_SECOND),
-            (names::MEMCPY_CPU_PER_PACKET, names::NANOSECONDS),
-        ]
-    } else {
-        &[]
-    };
-    [main, (names::CPU_PER_PACKET, names::NANOSECONDS)].into_iter().chain(memcpy.iter().copied())
+    [main, names::CPU_PER_PACKET].into_iter().chain(memcpy.iter().copied())
 }
 
+/// A case's metrics by name.
+type Metrics = Vec<(String, Metric)>;
+
 /// Rates of the modelled IOTLB, where there is one.
-fn iotlb_rates(gathered: &Gathered, exact: bool, seed: u64) -> impl Iterator<Item = (String, Metric)> {
-    let counted = names::IOTLB_RATES.into_iter().filter(|rate| gathered.counts.contains_key(rate.count));
-    counted.flat_map(move |rate| {
-        let metric =
-            |name, unit, exact| (String::from(name), metric(gathered.series.get(name), unit, exact, seed));
-        [
-            // A count by a count: no clock takes part.
-            metric(rate.per_packet, names::PER_PACKET, false),
-            metric(rate.per_second, names::PER_SECOND, exact),
-        ]
-    })
+fn iotlb_rates(gathered: &Gathered, exact: bool, seed: u64) -> Result<Metrics, UnknownName> {
+    let mut found = Metrics::new();
+    for rate in names::IOTLB_RATES.into_iter().filter(|rate| gathered.counts.contains_key(rate.count)) {
+        // A count by a count: no clock takes part.
+        for (name, exact) in [(rate.per_packet, false), (rate.per_second, exact)] {
+            found.push((name.to_owned(), estimate(name, gathered, exact, seed)?));
+        }
+    }
+    Ok(found)
 }
 
 /// What of a map is pinning, or why that is not known.
-fn pinning(spec: &CaseSpec, gathered: &Gathered, seed: u64) -> Vec<(String, Metric)> {
-    if spec.test != Test::VfioMap {
-        return Vec::new();
-    }
-    let one = |(name, unit): (&str, &str)| {
-        let metric = match (gathered.series.get(name), gathered.uncounted.get(name)) {
-            (None, Some(reason)) => Metric::missing(reason),
-            (series, _) => metric(series, unit, false, seed),
+fn pinning(spec: &CaseSpec, gathered: &Gathered, seed: u64) -> Result<Metrics, UnknownName> {
+    let names: &[&str] = if spec.test == Test::VfioMap { &names::PINNING } else { &[] };
+    let one = |name: &&str| {
+        let metric = match (gathered.series.contains_key(*name), gathered.uncounted.get(*name)) {
+            (false, Some(reason)) => Metric::missing(reason),
+            _ => estimate(name, gathered, false, seed)?,
         };
-        (name.to_owned(), metric)
+        Ok(((*name).to_owned(), metric))
     };
-    names::PINNING.into_iter().map(one).collect()
+    names.iter().map(one).collect()
 }
 
 /// What the processor counted for each packet, or why it did not.
-fn hardware_counts(gathered: &Gathered, seed: u64) -> impl Iterator<Item = (String, Metric)> {
-    iommu_profile::Event::HARDWARE.iter().filter_map(move |event| {
-        let name = names::per_packet(event.name());
-        let metric = match (gathered.series.get(&name), gathered.uncounted.get(&name)) {
+fn hardware_counts(gathered: &Gathered, seed: u64) -> Result<Metrics, UnknownName> {
+    let mut found = Metrics::new();
+    for (_, name) in names::HARDWARE {
+        let metric = match (gathered.series.contains_key(name), gathered.uncounted.get(name)) {
             (_, Some(reason)) => Metric::missing(reason),
-            (Some(series), None) => metric(Some(series), names::PER_PACKET, false, seed),
-            (None, None) => return None,
+            (true, None) => estimate(name, gathered, false, seed)?,
+            (false, None) => continue,
         };
-        Some((name, metric))
-    })
+        found.push((name.to_owned(), metric));
+    }
+    Ok(found)
 }
 
-fn metric(series: Option<&Vec<SliceValue>>, unit: &str, exact: bool, seed: u64) -> Metric {
+/// A metric's estimate from its slices, in the unit of the table.
+fn estimate(name: &str, gathered: &Gathered, exact: bool, seed: u64) -> Result<Metric, UnknownName> {
+    let unit = metric::find(name, Of::Metric)?.unit;
     if exact {
-        return Metric::missing(VIRTUAL_TIME);
+        return Ok(Metric::missing(VIRTUAL_TIME));
     }
-    let samples: Vec<f64> = series.into_iter().flatten().map(|slice| slice.value).collect();
-    stats::metric(&samples, unit, LEVEL, seed)
+    let slices = gathered.series.get(name).into_iter().flatten();
+    let samples: Vec<f64> = slices.map(|slice| slice.value).collect();
+    Ok(stats::metric(&samples, unit, LEVEL, seed))
 }
 
 /// What probes saw, and what to say about it.
@@ -270,7 +285,7 @@ fn probed(
     seed: u64,
 ) -> (Probes, Vec<String>) {
     let rates = |(spec, gathered): (&CaseSpec, &Gathered)| -> Vec<(u32, f64)> {
-        let main = metrics_of(spec.test).next().and_then(|(name, _)| gathered.series.get(name));
+        let main = metrics_of(spec.test).next().and_then(|name| gathered.series.get(name));
         main.into_iter().flatten().map(|slice| (slice.round, slice.value)).collect()
     };
     let is_attached = sampled || observed.kernel.as_ref().is_some_and(|seen| !seen.attached.is_empty());
@@ -278,4 +293,56 @@ fn probed(
     let overhead = is_attached.then(|| probes::overhead(&series, seed)).flatten();
     let ids: Vec<String> = specs.iter().map(|spec| spec.id.clone()).collect();
     probes::record(wanted, observed, overhead, &ids, seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use iommu_results::Histogram;
+
+    use super::*;
+
+    #[test]
+    fn a_name_without_a_row_is_an_error_wherever_it_was_reported() {
+        let slice = SliceValue { round: 0, at_ns: 0, value: 1.0 };
+        let with = |name: &str| -> [(Of, Gathered); 4] {
+            let name = name.to_owned();
+            let counts = BTreeMap::from([(name.clone(), 1)]);
+            let histograms = BTreeMap::from([(name.clone(), Histogram::new())]);
+            let series = BTreeMap::from([(name.clone(), vec![slice])]);
+            let uncounted = BTreeMap::from([(name, String::new())]);
+            [
+                (Of::Count, Gathered { counts, ..Gathered::default() }),
+                (Of::Histogram, Gathered { histograms, ..Gathered::default() }),
+                (Of::Metric, Gathered { series, ..Gathered::default() }),
+                (Of::Metric, Gathered { uncounted, ..Gathered::default() }),
+            ]
+        };
+        for (of, gathered) in with("new_figure") {
+            let error = known(&gathered).unwrap_err();
+            assert_eq!(error, UnknownName { name: "new_figure".to_owned(), of });
+            assert!(error.to_string().contains("names.rs"), "{error}");
+        }
+        for row in metric::TABLE {
+            for (of, gathered) in with(row.name).into_iter().filter(|(of, _)| *of == row.of) {
+                assert_eq!(known(&gathered), Ok(()), "{} as a {of}", row.name);
+            }
+        }
+        assert_eq!(known(&Gathered::default()), Ok(()));
+    }
+
+    #[test]
+    fn what_the_program_counts_is_in_the_table() {
+        for (name, _) in iommu_workloads::dma::Counts::default().named() {
+            assert!(metric::find(name, Of::Count).is_ok(), "{name}");
+        }
+        let events: Vec<&str> = iommu_profile::Event::HARDWARE.iter().map(|event| event.name()).collect();
+        assert_eq!(events, names::HARDWARE.map(|(event, _)| event));
+        for test in Test::ALL {
+            for name in metrics_of(test) {
+                assert!(metric::find(name, Of::Metric).is_ok(), "{name}");
+            }
+        }
+    }
 }

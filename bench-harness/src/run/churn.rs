@@ -8,6 +8,7 @@ use iommu_results::{
         Artefact as _, CaseChurn, Churn, Counted, Curve, Distances, Modelled, Recording as Stored,
         ReuseBucket, Window,
     },
+    metric::{self, Of, UnknownName},
     names,
 };
 use iommu_workloads::{
@@ -55,17 +56,24 @@ fn figures(stretch: &Stretch, payload_bytes: u64, entries: u64, walk: &WalkModel
 }
 
 /// The metrics of a case's recording; of a real device, the reason why there are none.
-pub(super) fn metrics(spec: &CaseSpec, gathered: &Gathered, seed: u64) -> Vec<(String, Metric)> {
+///
+/// # Errors
+/// [`UnknownName`] for a metric without a row.
+pub(super) fn metrics(
+    spec: &CaseSpec,
+    gathered: &Gathered,
+    seed: u64,
+) -> Result<Vec<(String, Metric)>, UnknownName> {
     if spec.test.device() == Device::Container {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let recording = match &gathered.recording {
         Some(Ok(recording)) => recording,
         Some(Err(reason)) if spec.endpoint == Endpoint::Passthrough => {
-            let missing = |(name, _): (&str, &str)| (name.to_owned(), Metric::missing(reason.clone()));
-            return names::CHURN.into_iter().map(missing).collect();
+            let missing = |name: &str| (name.to_owned(), Metric::missing(reason.clone()));
+            return Ok(names::CHURN.into_iter().map(missing).collect());
         }
-        _ => return Vec::new(),
+        _ => return Ok(Vec::new()),
     };
     let (entries, _) = capacity(spec);
     let walk = WalkModel::leaf_only();
@@ -84,9 +92,10 @@ pub(super) fn metrics(spec: &CaseSpec, gathered: &Gathered, seed: u64) -> Vec<(S
             _ => None,
         }
     };
-    let metric = |(name, unit): (&'static str, &str)| {
+    let metric = |name: &'static str| {
+        let unit = metric::find(name, Of::Metric)?.unit;
         let samples: Vec<f64> = recording.slices.iter().filter_map(|slice| value(name, slice)).collect();
-        (name.to_owned(), above_zero(stats::metric(&samples, unit, LEVEL, seed)))
+        Ok((name.to_owned(), above_zero(stats::metric(&samples, unit, LEVEL, seed))))
     };
     names::CHURN.into_iter().map(metric).collect()
 }
@@ -227,7 +236,7 @@ mod tests {
     fn figures_worked_out_by_hand() {
         // 20 pages in turn do not fit 16 entries: every access misses, two a page of payload.
         let gathered = Gathered { recording: Some(Ok(recording(20))), ..Gathered::default() };
-        let found = metrics(&spec("iotlb_entries=16"), &gathered, 1);
+        let found = metrics(&spec("iotlb_entries=16"), &gathered, 1).unwrap();
         assert_eq!(value(&found, names::RECORDED_ACCESSES), 10.0);
         assert_eq!(value(&found, names::MODELLED_MISS_RATIO), 1.0);
         assert_eq!(value(&found, names::MODELLED_READS_PER_PAGE), 2.0);
@@ -267,13 +276,13 @@ mod tests {
     fn what_was_not_recorded_says_why() {
         let gathered =
             Gathered { recording: Some(Err("nothing is translated".to_owned())), ..Gathered::default() };
-        assert!(metrics(&spec("seed=1"), &gathered, 1).is_empty());
+        assert!(metrics(&spec("seed=1"), &gathered, 1).unwrap().is_empty());
         let churn = artefact("r", &[spec("seed=1")], &[gathered]);
         assert_eq!(churn.cases[0].reason.as_deref(), Some("nothing is translated"));
         let mut real = spec("seed=1");
         real.endpoint = Endpoint::Passthrough;
         let gathered = Gathered { recording: Some(Err("hardware".to_owned())), ..Gathered::default() };
-        let found = metrics(&real, &gathered, 1);
+        let found = metrics(&real, &gathered, 1).unwrap();
         assert!(found.iter().all(|(_, metric)| *metric == Metric::missing("hardware")) && found.len() == 7);
     }
 }

@@ -46,8 +46,9 @@ impl Gathered {
         for (name, value) in rates.chain(slice.means_ns.clone()) {
             self.series.entry(name).or_default().push(SliceValue { round, at_ns, value });
         }
-        for (event, counted) in &slice.counted {
-            let name = names::per_packet(event);
+        for (event, name) in names::HARDWARE {
+            let Some(counted) = slice.counted.get(event) else { continue };
+            let name = name.to_owned();
             match counted {
                 Ok(n) if slice.packets > 0 => {
                     let value = n / slice.packets as f64;

@@ -79,7 +79,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     };
     let facts =
         Facts { run_id, started_at, environment, probes: wanted, notes, lab: iommu_lab::job::inside() };
-    let mut assembled = assemble(&request, outcome, facts);
+    let mut assembled = assemble(&request, outcome, facts).map_err(Failure::failed)?;
     if let Some(parts) = &guest {
         guest::describe(&mut assembled.run, parts, &kept);
     }

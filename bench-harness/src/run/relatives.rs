@@ -38,7 +38,7 @@ fn scaling(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Relative
                     && other.values == values
             };
             let Some(single) = specs.iter().position(same) else { continue };
-            let Some((metric, _)) = metrics_of(spec.test).next() else { continue };
+            let Some(metric) = metrics_of(spec.test).next() else { continue };
             let (case, base) = paired(&gathered[at], &gathered[single], metric);
             if let Ok(estimate) = stats::paired_ratio(&case, &base, LEVEL, seed) {
                 found.push(estimate.to_relative(metric, &spec.id, &specs[single].id));
@@ -64,7 +64,7 @@ fn polling(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Relative
     for (at, spec) in specs.iter().enumerate().filter(|(_, spec)| service(spec) == "poll") {
         let same = |other: &CaseSpec| service(other) != "poll" && others(other) == others(spec);
         let Some(told) = specs.iter().position(same) else { continue };
-        for (name, _) in metrics_of(spec.test).take(2) {
+        for name in metrics_of(spec.test).take(2) {
             let (case, base) = paired(&gathered[at], &gathered[told], name);
             if let Ok(estimate) = stats::paired_ratio(&case, &base, LEVEL, seed) {
                 found.push(estimate.to_relative(name, &spec.id, &specs[told].id));
@@ -84,7 +84,7 @@ fn over_emulated(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Re
                 && other.values == spec.values
         };
         let Some(model) = specs.iter().position(same) else { continue };
-        for (name, _) in metrics_of(spec.test).take(2) {
+        for name in metrics_of(spec.test).take(2) {
             let (case, base) = paired(&gathered[at], &gathered[model], name);
             if let Ok(estimate) = stats::paired_ratio(&case, &base, LEVEL, seed) {
                 found.push(estimate.to_relative(name, &spec.id, &specs[model].id));
@@ -127,7 +127,7 @@ fn by_mode(specs: &[CaseSpec], gathered: &[Gathered], seed: u64) -> Vec<Relative
             continue;
         }
         // What plain copies reach is compared with nothing but the case itself.
-        for (name, _) in metrics_of(spec.test).take(2) {
+        for name in metrics_of(spec.test).take(2) {
             let (case, base) = paired(&gathered[at], &gathered[baseline_at], name);
             if let Ok(estimate) = stats::paired_ratio(&case, &base, LEVEL, seed) {
                 found.push(estimate.to_relative(name, &spec.id, &baseline.id));

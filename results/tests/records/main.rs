@@ -3,5 +3,6 @@
 mod artefacts;
 mod common;
 mod environment;
+mod metrics;
 mod store;
 mod survey;

@@ -2,5 +2,6 @@
 
 mod browser;
 mod common;
+mod directions;
 mod site;
 mod trend;

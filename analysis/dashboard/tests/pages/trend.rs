@@ -1,8 +1,9 @@
 //! Changes are found where they are, and hardly ever where there is none.
 
 use crate::common::noise;
-use iommu_dashboard::history::{Direction, Point};
+use iommu_dashboard::history::Point;
 use iommu_dashboard::trend::{self, FINE, RECENT, SIGNIFICANCE, Verdict, changes, verdict};
+use iommu_results::metric::Direction;
 use rand::SeedableRng as _;
 use rand_pcg::Pcg64Mcg;
 
@@ -104,10 +105,10 @@ fn a_lone_outlier_is_no_change() {
 fn the_verdict_follows_the_direction_and_forgets_what_is_long_ago() {
     let step = |at: usize| changes(&history(1, 60, |run| if run < at { 100.0 } else { 120.0 })).unwrap();
     let recent = step(60 - RECENT + 2);
-    assert_eq!(verdict(&recent, 60, Direction::Lower), Verdict::Worse);
-    assert_eq!(verdict(&recent, 60, Direction::Higher), Verdict::Better);
-    assert_eq!(verdict(&recent, 60, Direction::Neither), Verdict::Inconclusive);
-    assert_eq!(verdict(&step(20), 60, Direction::Lower), Verdict::Same);
-    assert_eq!(verdict(&[], 2 * trend::MIN_SEGMENT - 1, Direction::Lower), Verdict::Inconclusive);
-    assert_eq!(verdict(&[], 2 * trend::MIN_SEGMENT, Direction::Lower), Verdict::Same);
+    assert_eq!(verdict(&recent, 60, Some(Direction::Lower)), Verdict::Worse);
+    assert_eq!(verdict(&recent, 60, Some(Direction::Higher)), Verdict::Better);
+    assert_eq!(verdict(&recent, 60, Some(Direction::Neither)), Verdict::Inconclusive);
+    assert_eq!(verdict(&step(20), 60, Some(Direction::Lower)), Verdict::Same);
+    assert_eq!(verdict(&[], 2 * trend::MIN_SEGMENT - 1, Some(Direction::Lower)), Verdict::Inconclusive);
+    assert_eq!(verdict(&[], 2 * trend::MIN_SEGMENT, Some(Direction::Lower)), Verdict::Same);
 }
