@@ -1,9 +1,6 @@
 //! `compare A B`: two stored runs.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
 use iommu_analysis::{

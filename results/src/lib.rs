@@ -4,7 +4,7 @@
 //! - [`export`]: lines between `iommu-bench store export` and its helper.
 //! - [`schema`]: the types of `run.json`, schema [`SCHEMA`], and what makes one valid.
 //! - [`histogram`]: full-resolution latency histograms and their summaries.
-//! - [`file`]: readers that a file cannot make allocate without bound.
+//! - [`mod@file`]: readers that a file cannot make allocate without bound.
 //! - [`environment`]: what the machine is, each fact with the reason where it could not be read.
 //! - [`series`]: what each slice measured.
 //! - [`metric`]: the table of names, units and directions.
@@ -15,8 +15,8 @@
 
 pub mod artefacts;
 pub mod environment;
-pub mod file;
 pub mod export;
+pub mod file;
 pub mod histogram;
 pub mod index;
 pub mod metric;

@@ -373,6 +373,8 @@ impl Core {
         }
         self.bump();
         let ended = self.settle(control, &mut graveyard);
+        // No MAP can take the place of anything in these domains.
+        self.lanes.iter().for_each(|lane| lane.unfinished.clear());
         self.remains.go_on(self, &control.participant);
         ended && taken.is_ok()
     }

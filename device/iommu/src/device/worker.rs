@@ -167,6 +167,8 @@ impl RequestWorker {
     ) -> Self {
         let observer = core.lanes[usize::from(lane)].observer().take();
         let ring = RingKey::new(queue.layout().desc);
+        // What the queue's last worker could not wait for, before it was paused.
+        let left = core.lanes[usize::from(lane)].unfinished.stands();
         Self {
             ram: core.ram.clone(),
             offer: Offer { map_unmap: features & feature::MAP_UNMAP != 0, probe: core.options.probe },
@@ -174,8 +176,8 @@ impl RequestWorker {
             event_idx: features & super::F_EVENT_IDX != 0,
             removals: Vec::with_capacity(usize::from(queue.size())),
             overtaking: Vec::new(),
-            announced: false,
-            stuck: false,
+            announced: left,
+            stuck: left,
             put_off: Vec::new(),
             reply: Vec::with_capacity(core.options.probe_size as usize + TAIL_BYTES),
             core,
@@ -652,7 +654,7 @@ impl RequestWorker {
         let result = self.participant.synchronize(self.core.options.patience);
         self.observe(|observer| observer.grace_end());
         let counters = &self.core.lanes[usize::from(self.lane)].counters;
-        counters.grace((self.removals.len() - self.overtaking.len()) as u64);
+        counters.grace(self.removals.len().saturating_sub(self.overtaking.len()) as u64);
         if let Err(error) = result {
             counters.stuck();
             self.undo_overtaking();

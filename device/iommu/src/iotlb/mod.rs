@@ -14,7 +14,7 @@
 //!
 //! Why none finds it after the answer to a MAP that took its place: that MAP may be on another request queue, before the
 //! range is in the log or while an old guard still runs. Each queue announces what it is about to remove
-//! ([`Unfinished`]); a MAP that overlaps an announcement appends the range itself and waits for a grace period, too.
+//! (`Unfinished`); a MAP that overlaps an announcement appends the range itself and waits for a grace period, too.
 //!
 //! `models` checks all three on the shipped code, and that they fail without the append, with the append too early, or
 //! without the announcement.

@@ -59,6 +59,12 @@ impl Unfinished {
         }
     }
 
+    /// Whether something is announced.
+    pub(crate) fn stands(&self) -> bool {
+        // Relaxed: for the queue's own worker; the start of a worker orders it behind the last one.
+        self.log.load(Ordering::Relaxed) != NONE
+    }
+
     /// Ends the announcement: the grace period is over, or nothing was removed.
     #[inline]
     pub(crate) fn clear(&self) {

@@ -88,9 +88,13 @@ mod tests {
 
     use super::*;
 
-    const WINDOW: (u64, u64, ResvKind) = (X86_MSI_WINDOW.0, X86_MSI_WINDOW.1, ResvKind::Msi);
+    const WINDOW: Region = (X86_MSI_WINDOW.0, X86_MSI_WINDOW.1, ResvKind::Msi);
 
-    fn listed(platform: Platform, host: &[(u64, u64)]) -> Vec<(u64, u64, ResvKind)> {
+    type Region = (u64, u64, ResvKind);
+    /// What the host lists, and what the guest is told.
+    type Case = (&'static [(u64, u64)], &'static [Region]);
+
+    fn listed(platform: Platform, host: &[(u64, u64)]) -> Vec<Region> {
         let properties = platform.passthrough(host.iter().copied()).unwrap();
         properties.regions.iter().map(|region| (region.start, region.end, region.kind)).collect()
     }
@@ -99,7 +103,7 @@ mod tests {
     fn overlapping_host_regions_are_reported_once_in_any_order() {
         use ResvKind::Reserved as R;
         const TOP: u64 = u64::MAX;
-        let cases: [(&[(u64, u64)], &[(u64, u64, ResvKind)]); 10] = [
+        let cases: [Case; 10] = [
             (&[], &[WINDOW]),
             (&[(0x1000, 0x3fff), (0x2000, 0x5fff)], &[(0x1000, 0x5fff, R), WINDOW]),
             (&[(0x1000, 0x5fff), (0x2000, 0x2fff)], &[(0x1000, 0x5fff, R), WINDOW]),

@@ -81,6 +81,10 @@ fn a_map_whose_wait_is_given_up_is_refused_and_maps_nothing() {
     }
     let counters = rig.counters();
     assert_eq!((counters.mapped - counters.unmapped, counters.grace_stuck), (0, 5));
+    // A new worker knows of what the one before could not wait for.
+    rig.device.pause();
+    rig.device.resume().unwrap();
+    assert_eq!(lanes[0].status(&rig.device, &map(1, 17, 17, 9)), Status::DevErr);
     drop(view);
     for (number, page) in [(1, 16), (0, 17), (1, 18)] {
         assert_eq!(lanes[number].status(&rig.device, &map(1, page, page, 9)), Status::Ok, "page {page}");
