@@ -351,7 +351,12 @@ impl RequestWorker {
         }
         self.reply.clear();
         sites::decoded(self.key, readable.bytes[0]);
-        self.reply.resize(writable as usize, 0);
+        if writable == TAIL_BYTES as u64 {
+            // All of an ATTACH, DETACH, MAP or UNMAP: a store instead of a call to fill memory.
+            self.reply.extend_from_slice(&[0; TAIL_BYTES]);
+        } else {
+            self.reply.resize(writable as usize, 0);
+        }
         let status = match self.perform(decoded) {
             Ok(()) => Status::Ok,
             Err(error) => self.refused(&error),
@@ -531,7 +536,7 @@ impl RequestWorker {
     fn unmap(&mut self, unmap: &request::Unmap) -> Result<(), RequestError> {
         // A nonzero reserved field "MAY" be refused; clients in the field leave it uninitialised, so it is accepted.
         let core = &*self.core;
-        let counters = &core.lanes[usize::from(self.lane)].counters;
+        let lane = &core.lanes[usize::from(self.lane)];
         let domain = self.cache.find(core, unmap.domain)?;
         let guard = self.participant.pin();
         if domain.mirrors.any() {
@@ -539,11 +544,11 @@ impl RequestWorker {
             return self.unmap_mirrored(unmap);
         }
         self.announced |= domain.log().is_some();
-        let removed = domain.unmap(&guard, unmap, &core.lanes[usize::from(self.lane)].unfinished)?;
+        let removed = domain.unmap(&guard, unmap, &lane.unfinished)?;
         drop(guard);
         if removed.mappings != 0 {
             self.credits.refund(removed.mappings, &core.pool);
-            counters.unmapped(removed.mappings);
+            lane.counters.unmapped(removed.mappings);
             self.note_removal(true, Status::Ok);
             if self.follows {
                 self.tell_unmapped(unmap, removed);
