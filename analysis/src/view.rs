@@ -171,6 +171,15 @@ pub fn heading(name: &str) -> &str {
     metric::series(name).map_or(name, |row| row.description.trim_end_matches('.'))
 }
 
+/// Name of a metric or histogram, as the start of a line; of one that the metric table lacks, the name itself.
+pub fn caption(name: &str) -> String {
+    let mut label = metric::series(name).map_or(name, |row| row.label).to_owned();
+    if let Some(first) = label.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    label
+}
+
 /// A count's name for a reader; of one that the metric table lacks, the name itself.
 pub fn count_label(name: &str) -> &str {
     metric::find(name, Of::Count).map_or(name, |row| row.label)

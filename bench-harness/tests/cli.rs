@@ -248,5 +248,5 @@ fn metrics_prints_the_table() {
     let text = outcome(&["metrics"]).stdout;
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     assert!(outcome(&["metrics", "--help"]).stdout.contains("Examples:"));
-    assert!(outcome(&["completions", "bash"]).stdout.contains("iommu-bench-metrics"));
+    assert!(outcome(&["completions", "bash"]).stdout.contains("iommu__bench,metrics)"));
 }

@@ -9,7 +9,7 @@ use crate::plot::{self, Axis, Column, HeatMap, Join, Line, Lines, Point, Scale, 
 use crate::view::{self, Group};
 
 /// Rates that are shown over time.
-const RATES: [(&str, &str); 2] = [(names::THROUGHPUT, "Throughput"), (names::TRANSACTIONS, "Transactions")];
+const RATES: [&str; 2] = [names::THROUGHPUT, names::TRANSACTIONS];
 /// Latencies that are shown over time.
 const LATENCIES: [&str; 3] = [names::MAP_LATENCY, names::UNMAP_LATENCY, names::DMA_LATENCY];
 /// Groups shown: each has a plot of all of its slices.
@@ -33,11 +33,11 @@ pub(super) fn over_time(page: &mut Page, groups: &[Group<'_>], artefacts: &Artef
          own cost shows in the ratios above, which compare slices that ran next to each other.",
     );
     first_groups(page, groups, MOST_GROUPS, |page, group| {
-        for (name, heading) in RATES {
-            rates(page, group, artefacts.series.as_ref(), name, heading);
+        for name in RATES {
+            rates(page, group, artefacts.series.as_ref(), name, &view::caption(name));
         }
         for name in LATENCIES {
-            latency(page, group, artefacts.heat.as_ref(), name, view::heading(name));
+            latency(page, group, artefacts.heat.as_ref(), name, &view::caption(name));
         }
     });
     if groups.len() > MOST_GROUPS {
@@ -86,8 +86,8 @@ fn latency(page: &mut Page, group: &Group<'_>, heat: Option<&Heat>, name: &str, 
     if maps.is_empty() {
         return;
     }
-    page.raw(&format!("<details><summary>{}: latency over time</summary>", escape(meaning)));
-    page.plot(plot::heat(&format!("{meaning}: latency over time, {}", group.title), &maps));
+    page.raw(&format!("<details><summary>{} over time</summary>", escape(meaning)));
+    page.plot(plot::heat(&format!("{meaning} over time, {}", group.title), &maps));
     page.raw("</details>");
 }
 

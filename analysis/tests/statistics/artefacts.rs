@@ -153,7 +153,7 @@ fn time_runs_from_left_to_right_in_few_columns() {
     let page = page();
     let time = section(&page, "time");
     assert!(time.contains("Throughput over time") && time.contains("time from the start of measuring, s"));
-    assert!(time.contains("Mapping a buffer: latency over time") && time.contains("30 % or more"));
+    assert!(time.contains("Map latency over time") && time.contains("30 % or more"));
     // 200 slices in at most 48 columns: three buckets each, for four modes and three loads, and the legends.
     let cells = time.matches("opacity=\"0.").count();
     assert!(cells < 48 * 3 * 4 * 3 * 2, "{cells}");

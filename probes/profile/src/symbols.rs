@@ -53,8 +53,7 @@ impl Symbols {
             let (offsets, addresses): (Vec<u64>, Vec<u64>) = wanted.into_iter().unzip();
             let fallback = short_name(path);
             let found = if path.is_absolute() {
-                let source = Source::Elf(Elf::new(reachable(pid, path)));
-                look_up(&symbolizer, &source, Input::FileOffset(&offsets), &fallback)
+                of_file(&symbolizer, &reachable(pid, path), &offsets, &fallback)
             } else {
                 vec![vec![fallback]; offsets.len()]
             };
@@ -81,6 +80,25 @@ fn reachable(pid: i32, path: &Path) -> PathBuf {
 fn short_name(path: &Path) -> String {
     let name = path.file_name().map_or_else(|| "[anonymous]".into(), |name| name.to_string_lossy());
     if name.starts_with('[') { name.into_owned() } else { format!("[{name}]") }
+}
+
+/// Names of a file's functions: inlined ones by its debug information, the others by its symbol table where that says
+/// more. Debug information of lines alone (`debug = "line-tables-only"`) has names without their modules.
+fn of_file(symbolizer: &Symbolizer, path: &Path, offsets: &[u64], fallback: &str) -> Vec<Vec<String>> {
+    let names = |debug_syms| {
+        let mut elf = Elf::new(path);
+        elf.debug_syms = debug_syms;
+        look_up(symbolizer, &Source::Elf(elf), Input::FileOffset(offsets), fallback)
+    };
+    let mut found = names(true);
+    for (found, listed) in found.iter_mut().zip(names(false)) {
+        if let (Some(name), Some(longer)) = (found.first_mut(), listed.into_iter().next())
+            && longer.strip_suffix(name.as_str()).is_some_and(|modules| modules.ends_with("::"))
+        {
+            *name = longer;
+        }
+    }
+    found
 }
 
 fn look_up(
