@@ -89,12 +89,15 @@ fn without_any_rights_it_says_what_is_missing() {
         ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"];
     let Ok(output) = Command::new("setpriv").args(nobody).arg(&program).args(["doctor", "--json"]).output()
     else {
-        eprintln!("SKIPPED: no setpriv to give up rights with; install util-linux");
+        iommu_equipment::missing(iommu_equipment::Equipment::Program, "no setpriv");
         return;
     };
     let stderr = String::from_utf8_lossy(&output.stderr);
     if stderr.starts_with("setpriv:") {
-        eprintln!("SKIPPED: only root can become nobody ({}); run the tests as root", stderr.trim());
+        iommu_equipment::missing(
+            iommu_equipment::Equipment::Optional,
+            format_args!("only root can become nobody: {}", stderr.trim()),
+        );
         return;
     }
     assert_eq!(output.status.code(), Some(0), "{stderr}");

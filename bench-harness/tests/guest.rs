@@ -27,7 +27,7 @@ fn guest() -> bool {
     // Everything else is there when the kernel that does not exist is what is complained about.
     let there = out.stderr.contains("/nonexistent");
     if !there {
-        eprintln!("SKIPPED: no guest here: {}; see docs/guest.md", out.stderr.trim());
+        iommu_equipment::missing(iommu_equipment::Equipment::Guest, out.stderr.trim());
     }
     there
 }

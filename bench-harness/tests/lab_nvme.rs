@@ -108,7 +108,10 @@ fn vfios_own_cost_has_pinning_split_out() {
 #[test]
 fn without_vfio_it_is_a_missing_prerequisite() {
     if Path::new("/dev/vfio/vfio").exists() {
-        eprintln!("SKIPPED: this machine has VFIO, so that nothing is missing here");
+        iommu_equipment::missing(
+            iommu_equipment::Equipment::Optional,
+            "this machine has VFIO, so that nothing is missing",
+        );
         return;
     }
     let store = tempfile::tempdir().unwrap();

@@ -31,7 +31,10 @@ fn json(command: &mut Command) -> Value {
 fn can_attach(run: &Value) -> bool {
     let attached = run["probes"]["attached"].as_array().expect("a list");
     if attached.is_empty() {
-        eprintln!("SKIPPED: no probe could be attached: {}", run["probes"]["skipped"]);
+        iommu_equipment::missing(
+            iommu_equipment::Equipment::Ebpf,
+            format_args!("no probe attached: {}", run["probes"]["skipped"]),
+        );
     }
     !attached.is_empty()
 }
@@ -88,7 +91,7 @@ fn exact_runs_have_an_exact_breakdown() {
     let skipped = &run["probes"]["skipped"][0];
     assert!(skipped["reason"].as_str().is_some_and(|reason| reason.contains("--packets")), "{skipped}");
     if run["probes"]["sites"]["skipped"].is_string() {
-        eprintln!("SKIPPED: {}", run["probes"]["sites"]["skipped"]);
+        iommu_equipment::missing(iommu_equipment::Equipment::Ebpf, &run["probes"]["sites"]["skipped"]);
         return;
     }
     let stream = run["cases"].as_array().into_iter().flatten().find(|case| case["test"] == "TCP_STREAM");
@@ -149,13 +152,16 @@ fn without_permission_the_run_goes_on() {
         const NOBODY: u32 = 65534;
         command.uid(NOBODY).gid(NOBODY);
         if !command.output().is_ok_and(|output| output.status.success()) {
-            eprintln!("SKIPPED: the program cannot be run as nobody: its folder is closed to others");
+            iommu_equipment::missing(
+                iommu_equipment::Equipment::Optional,
+                "the program's folder is closed to user nobody",
+            );
             return;
         }
     }
     let run = json(&mut command);
     if run["probes"]["attached"].as_array().is_some_and(|attached| !attached.is_empty()) {
-        eprintln!("SKIPPED: this user may load eBPF programs");
+        iommu_equipment::missing(iommu_equipment::Equipment::Optional, "this user may load eBPF programs");
         return;
     }
     let warnings: Vec<&str> =

@@ -22,7 +22,7 @@ fn the_profile_names_the_devices_functions_and_is_in_the_report() {
     let run = run_json(store.path(), &["netperf-strict", "--modes", "strict", "--duration", "2s"]);
     let skipped = run["probes"]["skipped"].as_array().unwrap();
     if let Some(why) = skipped.iter().find(|probe| probe["name"] == "profile") {
-        eprintln!("SKIPPED: no profile here: {}; run the tests as root", why["reason"]);
+        iommu_equipment::missing(iommu_equipment::Equipment::PerfEvents, &why["reason"]);
         return;
     }
     let attached = run["probes"]["attached"].as_array().unwrap();

@@ -45,7 +45,7 @@ fn total<'a>(lines: &'a [Value], name: &str) -> &'a Value {
 /// Whether the machine let us; if not, that is said.
 fn attached(code: i32, stderr: &str) -> bool {
     if code == 3 {
-        eprintln!("SKIPPED: nothing could be attached: {}; run the tests as root", stderr.trim());
+        iommu_equipment::missing(iommu_equipment::Equipment::Ebpf, stderr.trim());
     }
     code != 3
 }
@@ -121,7 +121,7 @@ fn exits_of_a_guest_are_counted_exactly_and_ctrl_c_ends_with_totals() {
     let payload =
         kvm_payload::Payload { port_writes: 321, mmio_writes: 123, ..kvm_payload::Payload::default() };
     if let Err(error) = payload.run() {
-        eprintln!("SKIPPED: no guest runs here: {error}");
+        iommu_equipment::missing(iommu_equipment::Equipment::Kvm, error);
         return;
     }
     let own = std::process::id().to_string();

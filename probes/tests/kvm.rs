@@ -78,11 +78,17 @@ fn the_latency_histogram_has_an_entry_for_each_exit() {
 
     let Some(exact) = seen.probe(catalogue::ROUND_TRIP) else {
         let skipped = probes.skipped().iter().find(|skipped| skipped.name == catalogue::ROUND_TRIP);
-        eprintln!("SKIPPED: the exact round trip: {}", skipped.expect("attached or skipped").reason);
+        iommu_equipment::missing(
+            iommu_equipment::Equipment::Optional,
+            &skipped.expect("attached or skipped").reason,
+        );
         return;
     };
     if exact.total() == 0 {
-        eprintln!("SKIPPED: kvm_exit never fires on this KVM; {} stands in", catalogue::STAND_IN);
+        iommu_equipment::missing(
+            iommu_equipment::Equipment::Optional,
+            format_args!("kvm_exit never fires; {} stands in", catalogue::STAND_IN),
+        );
     } else {
         // Interrupts of the host cause further ones.
         assert!(exact.whole().count() >= exits.to_userspace() - 1, "{:?}", exact.tally);
@@ -145,7 +151,10 @@ fn every_kind_of_hook_counts_the_same() {
     for kind in [Kind::TpBtf, Kind::Tracepoint] {
         let probes = kvm_probes().only_kinds([kind]).start();
         if let Some(skipped) = probes.skipped().iter().find(|skipped| skipped.name == "kvm_mmio") {
-            eprintln!("SKIPPED: {kind}: {}", skipped.reason);
+            iommu_equipment::missing(
+                iommu_equipment::Equipment::Optional,
+                format_args!("{kind}: {}", skipped.reason),
+            );
             continue;
         }
         assert!(

@@ -18,7 +18,7 @@ fn probes() -> Option<SiteProbes> {
     match SiteProbes::own() {
         Ok(probes) => Some(probes),
         Err(error @ ProbeError::NotPermitted) => {
-            eprintln!("SKIPPED: {error}");
+            iommu_equipment::missing(iommu_equipment::Equipment::Ebpf, error);
             None
         }
         Err(error) => panic!("{error}"),
@@ -144,7 +144,9 @@ fn requests_are_followed_from_submission_to_completion() {
 #[test]
 fn a_program_without_sites_is_refused_with_the_remedy() {
     match SiteProbes::of(std::path::Path::new("/bin/true"), None) {
-        Err(error @ ProbeError::NotPermitted) => eprintln!("SKIPPED: {error}"),
+        Err(error @ ProbeError::NotPermitted) => {
+            iommu_equipment::missing(iommu_equipment::Equipment::Ebpf, error)
+        }
         Err(error @ ProbeError::Target { .. }) => assert!(error.to_string().contains("/bin/true"), "{error}"),
         other => panic!("{other:?}"),
     }

@@ -92,7 +92,7 @@ pub fn lab() -> bool {
     let out = outcome(&["lab", "--prepare"]);
     assert!(matches!(out.code, 0 | 3), "{}", out.stderr);
     if out.code == 3 {
-        eprintln!("SKIPPED: no lab here: {}; see docs/lab.md", out.stderr.trim());
+        iommu_equipment::missing(iommu_equipment::Equipment::Lab, out.stderr.trim());
     }
     out.code == 0
 }

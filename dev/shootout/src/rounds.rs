@@ -114,22 +114,44 @@ impl Effort {
 mod tests {
     use super::*;
 
+    /// The machine slows down by a tenth of a unit with every call: a round's two samples of either thing have the same
+    /// mean time, so the drift cancels and the ratio stays.
     #[test]
     fn rounds_are_balanced_and_the_ratio_is_that_of_the_samples() {
         let effort = Effort::quick(7);
-        let mut calls = [0, 0];
+        let mut calls = Vec::new();
         let pairs = effort.abba(|ours| {
-            calls[usize::from(ours)] += 1;
-            if ours { 3.0 } else { 2.0 }
+            let drift = 1.0 + calls.len() as f64 / 10.0;
+            calls.push(ours);
+            if ours { 3.0 * drift } else { 2.0 * drift }
         });
-        assert_eq!(calls, [2 * (effort.rounds + 1); 2]);
-        assert_eq!(pairs.ours.len(), effort.rounds);
+        assert_eq!(calls.len(), 4 * (effort.rounds + 1));
+        for round in calls.chunks(4) {
+            let [first, second, ..] = *round else { panic!("{round:?}") };
+            assert_eq!(round, [first, !first, !first, first]);
+            assert_ne!(first, second);
+        }
+        assert_eq!((pairs.ours.len(), pairs.theirs.len()), (effort.rounds, effort.rounds));
+        for (round, (ours, theirs)) in pairs.ours.iter().zip(&pairs.theirs).enumerate() {
+            // The calls of round n, after the one that warms up, have the drifts 4n to 4n + 3 tenths.
+            let middle = 1.0 + (4.0 * (round as f64 + 1.0) + 1.5) / 10.0;
+            assert!((ours - 3.0 * middle).abs() < 1e-9 && (theirs - 2.0 * middle).abs() < 1e-9, "{round}");
+        }
         let ratio = pairs.ratio().unwrap();
         assert!(
             (ratio.value - 1.5).abs() < 1e-9 && ratio.lo <= ratio.value && ratio.value <= ratio.hi,
             "{ratio:?}"
         );
         assert!((pairs.inverse_ratio().unwrap().value - 2.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_ratio_of_samples_that_vary_is_the_geometric_mean_of_their_ratios() {
+        // 3, 1.1, 1.2, 1.1, 1 and 1.
+        let samples = [(30.0, 10.0), (22.0, 20.0), (36.0, 30.0), (44.0, 40.0), (7.0, 7.0), (9.0, 9.0)];
+        let ratio = Pairs::new(7, samples.into_iter()).ratio().unwrap();
+        assert!((ratio.value - 4.356_f64.powf(1.0 / 6.0)).abs() < 1e-9, "{ratio:?}");
+        assert!(ratio.lo < ratio.value && ratio.value < ratio.hi, "{ratio:?}");
     }
 
     #[test]

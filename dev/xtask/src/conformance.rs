@@ -260,6 +260,17 @@ mod tests {
     #[test]
     fn a_misquoted_statement_is_a_problem() {
         let tests = tests_of("map", "/// clause: map_1 \"The device MAY x.\"\n#[test]\nfn map_1_x() {}\n");
-        assert!(pair(&[statement("map_1")], &tests).is_err());
+        let Err(ConformanceError::Problems(problems)) = pair(&[statement("map_1")], &tests) else {
+            panic!("accepted")
+        };
+        let misquoted = "test map::map_1_x does not quote statement map_1 as it is";
+        assert_eq!(problems, [misquoted, "statement map_1 has no test"]);
+        // Quoted to the letter, the same test is one.
+        let quoted = tests_of("map", &quote(&statement("map_1").text));
+        assert_eq!(pair(&[statement("map_1")], &quoted).unwrap()["map_1"].name, "map_1_x");
+    }
+
+    fn quote(text: &str) -> String {
+        format!("/// clause: map_1 \"{text}\"\n#[test]\nfn map_1_x() {{}}\n")
     }
 }

@@ -116,7 +116,7 @@ mod tests {
     fn the_payload_ends_where_there_is_kvm() {
         match payload_time() {
             Ok(time) => assert!(time > Duration::ZERO),
-            Err(error) => eprintln!("SKIPPED: no /dev/kvm here ({error}); load kvm_intel or kvm_amd"),
+            Err(error) => iommu_equipment::missing(iommu_equipment::Equipment::Kvm, error),
         }
     }
 }

@@ -13,7 +13,9 @@ fn exits_are_exact() {
             assert_eq!(exits, expected);
             assert_eq!(exits.to_userspace(), 123 + 45 + 67 + 4);
         }
-        Err(error @ PayloadError::NoKvm(_)) => eprintln!("SKIPPED: {error}"),
+        Err(error @ PayloadError::NoKvm(_)) => {
+            iommu_equipment::missing(iommu_equipment::Equipment::Kvm, error)
+        }
         Err(error) => panic!("{error}"),
     }
 }

@@ -31,7 +31,7 @@ fn a_function_that_burns_cpu(until: &AtomicBool) -> u64 {
 
 /// Reports a refusal that is the machine's, not the code's.
 fn skipped(error: &ProfileError) {
-    eprintln!("SKIPPED: no perf events for this user ({error})");
+    iommu_equipment::missing(iommu_equipment::Equipment::PerfEvents, error);
 }
 
 #[test]

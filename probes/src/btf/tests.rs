@@ -104,7 +104,7 @@ fn the_running_kernels_types_can_be_read() {
     let types = match KernelTypes::read(&[]) {
         Ok(types) => types,
         Err(error @ crate::ProbeError::NoBtf { .. }) => {
-            eprintln!("SKIPPED: {error}");
+            iommu_equipment::missing(iommu_equipment::Equipment::Optional, error);
             return;
         }
         Err(error) => panic!("{error}"),

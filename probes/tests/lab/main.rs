@@ -38,7 +38,7 @@ fn outside(checks: &[Check]) -> ExitCode {
     let lab = match iommu_lab::prepare(&Sources::default(), &mut |what| eprintln!("lab: {what}")) {
         Ok(lab) => lab,
         Err(error) => {
-            eprintln!("SKIPPED: no lab here: {error}; see docs/lab.md");
+            iommu_equipment::missing(iommu_equipment::Equipment::Lab, error);
             return ExitCode::SUCCESS;
         }
     };

@@ -19,7 +19,7 @@ pub(crate) fn ready() -> bool {
         Ok(())
     });
     if let Err(why) = ready {
-        eprintln!("SKIPPED: {why}");
+        iommu_equipment::missing(iommu_equipment::Equipment::Ebpf, why);
     }
     ready.is_ok()
 }

@@ -266,7 +266,9 @@ fn sha256sum_agrees() {
     let place = commit(&Store::open(dir.path()).unwrap());
     match Command::new("sha256sum").args(["--strict", "-c", "SHA256SUMS"]).current_dir(&place).output() {
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
-        Err(error) => eprintln!("SKIPPED: sha256sum cannot be run ({error}); install coreutils"),
+        Err(error) => {
+            iommu_equipment::missing(iommu_equipment::Equipment::Program, format_args!("sha256sum: {error}"))
+        }
     }
 }
 

@@ -153,7 +153,10 @@ fn each_asymmetric_grace_period_and_each_batch_of_retired_objects_has_a_barrier(
     let barriers = || super::fences::BARRIERS.get();
     let epoch = Epoch::new(Fences::Asymmetric);
     if epoch.fences() == Fences::Symmetric {
-        println!("SKIPPED: the kernel offers no private expedited membarrier(2)");
+        iommu_equipment::missing(
+            iommu_equipment::Equipment::Optional,
+            "the kernel offers no private expedited membarrier(2)",
+        );
         return;
     }
     let (me, _other) = (epoch.register().unwrap(), epoch.register().unwrap());

@@ -271,7 +271,10 @@ impl HugePages {
             (number("free_hugepages")? >= pages).then_some(pool)
         });
         if reserved.is_none() {
-            println!("SKIPPED: {pages} huge pages of {} KiB cannot be reserved in {path}", page_bytes >> 10);
+            iommu_equipment::missing(
+                iommu_equipment::Equipment::Optional,
+                format_args!("{pages} huge pages of {} KiB cannot be reserved in {path}", page_bytes >> 10),
+            );
         }
         reserved
     }
@@ -358,7 +361,10 @@ fn huge_pages_that_are_not_there_are_refused() {
     in_a_child("huge_pages_that_are_not_there_are_refused", || {
         let free = fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
         let Some(free) = free.ok().and_then(|free| free.trim().parse::<u64>().ok()) else {
-            return println!("SKIPPED: the kernel has no huge pages of 2 MiB");
+            return iommu_equipment::missing(
+                iommu_equipment::Equipment::Optional,
+                "the kernel has no huge pages of 2 MiB",
+            );
         };
         let space = Arc::new(AddressSpace::new(4 * GIB).unwrap());
         let (_raw, file) = huge_ram(HUGE, (free + 8) * HUGE);

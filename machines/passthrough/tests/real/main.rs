@@ -95,7 +95,7 @@ fn outside() -> ExitCode {
     let lab = match iommu_lab::prepare(&Sources::default(), &mut |what| eprintln!("lab: {what}")) {
         Ok(lab) => lab,
         Err(error) => {
-            eprintln!("SKIPPED: no lab here: {error}; see docs/lab.md");
+            iommu_equipment::missing(iommu_equipment::Equipment::Lab, error);
             return ExitCode::SUCCESS;
         }
     };

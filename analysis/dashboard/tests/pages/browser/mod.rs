@@ -25,9 +25,7 @@ impl Visit {
     /// `None`, loudly, where there is no browser.
     fn begin(synthetic: &Synthetic) -> Option<Self> {
         let Some(program) = devtools::program() else {
-            eprintln!(
-                "SKIPPED: no chromium here, so the site is not opened; install it (scripts/setup-test-deps)"
-            );
+            iommu_equipment::missing(iommu_equipment::Equipment::Browser, "no chromium");
             return None;
         };
         let dir = tempfile::tempdir().unwrap();
