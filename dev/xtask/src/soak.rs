@@ -22,6 +22,9 @@ pub(crate) struct Options {
     /// Accesses of the stress test
     #[arg(long, default_value_t = 100_000_000)]
     accesses: u64,
+    /// Requests beside hosts that refuse, caps that are reached and resets
+    #[arg(long, default_value_t = 100_000_000)]
+    injections: u64,
     /// Random map/unmap cycles of the memory test
     #[arg(long, default_value_t = 10_000_000)]
     cycles: u64,
@@ -61,6 +64,12 @@ fn parts(options: &Options) -> Vec<Part> {
             command: words("test --release --locked -p virtio-iommu --test stress -- --nocapture"),
             env: vec![("STRESS_ACCESSES", options.accesses.to_string())],
             keep: &["accesses", "test result"],
+        },
+        Part {
+            name: "failures injected at random",
+            command: words("test --release --locked -p virtio-iommu --test injection -- --nocapture"),
+            env: vec![("INJECTION_OPERATIONS", options.injections.to_string())],
+            keep: &["operations", "test result"],
         },
         Part {
             name: "memory over random cycles",

@@ -44,14 +44,15 @@ struct Inner {
     /// What it sees besides: put off, or not taken away.
     stale: Vec<Mapping>,
     refusals: Vec<Refusal>,
-    calls: Vec<Call>,
+    /// Calls of each kind.
+    calls: [usize; 6],
     /// MAP waits while this is set.
     held: bool,
 }
 
 impl Inner {
     fn refuses(&mut self, call: Call) -> Result<(), BackendError> {
-        self.calls.push(call);
+        self.calls[call as usize] += 1;
         let Some(at) = self.refusals.iter().position(|refusal| refusal.call == call) else { return Ok(()) };
         let refusal = &mut self.refusals[at];
         if refusal.after > 0 {
@@ -113,7 +114,7 @@ impl Host {
 
     /// Calls so far.
     pub fn calls(&self, call: Call) -> usize {
-        self.inner().calls.iter().filter(|other| **other == call).count()
+        self.inner().calls[call as usize]
     }
 
     /// Whether the device reaches an address, rightly or not.
