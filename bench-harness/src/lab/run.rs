@@ -7,7 +7,7 @@ use std::{
 };
 
 use iommu_lab::{Job, job, session};
-use iommu_results::{Run, RunFolder, Store, StoreError, StoredRun, Timestamp};
+use iommu_results::{Run, RunFolder, Store, StoreError, StoredRun, Timestamp, file::read_given_text};
 
 use super::{WorkFolder, inside, prepared};
 use crate::{
@@ -91,7 +91,8 @@ fn scenario(name: &str, job: &mut Job) -> Result<String, Failure> {
         return Ok(name.to_owned());
     }
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let content = fs::read(path).map_err(|error| Failure::usage(format!("{name}: {error}")))?;
+    let content =
+        read_given_text(path).map_err(|error| Failure::usage(format!("{name}: {error}")))?.into_bytes();
     let place = format!("{}/{file}", job::JOB_FOLDER);
     job.files.insert(file, content);
     Ok(place)

@@ -151,7 +151,8 @@ impl Tail {
             let len = file.metadata()?.len();
             file.seek(SeekFrom::Start(len.saturating_sub(BYTES)))?;
             let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
+            // The guest may be writing more.
+            file.take(BYTES).read_to_end(&mut bytes)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         // No console, no tail.

@@ -86,6 +86,11 @@ fn is_image(path: &Path) -> bool {
 /// with zstd is used as it is, which costs a second of every boot.
 pub(super) fn unpack(image: &Path, cache: &Path) -> Result<Kernel, KernelError> {
     let failed = |source| KernelError::Io { path: image.to_owned(), source };
+    // A device would have no end, a pipe no writer.
+    let metadata = fs::metadata(image).map_err(failed)?;
+    if !metadata.is_file() || metadata.len() > MAX_KERNEL {
+        return Err(KernelError::Format { path: image.to_owned() });
+    }
     let bytes = fs::read(image).map_err(failed)?;
     let release = release(&bytes).ok_or_else(|| KernelError::Format { path: image.to_owned() })?;
     let beside = image.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
@@ -171,5 +176,13 @@ mod tests {
         let path = folder.path().join("vmlinuz");
         fs::write(&path, b"hello").unwrap();
         assert!(matches!(unpack(&path, folder.path()), Err(KernelError::Format { .. })));
+        // Without an end, without a beginning, and too large for one (it occupies nothing).
+        let large = folder.path().join("large");
+        fs::File::create(&large).unwrap().set_len(MAX_KERNEL + 1).unwrap();
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [Path::new("/dev/zero"), folder.path(), &large, &fifo] {
+            assert!(matches!(unpack(path, folder.path()), Err(KernelError::Format { .. })), "{path:?}");
+        }
     }
 }
