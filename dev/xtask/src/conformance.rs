@@ -1,9 +1,13 @@
 //! Statement, anchor, test, result.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, io, path::Path, process::Command};
+use std::{collections::BTreeMap, fmt::Write as _, fs, io, path::Path};
 
 use serde::Deserialize;
 use thiserror::Error;
+
+mod runs;
+
+use runs::{BESIDE_THE_TRANSPORT, Results, TRANSPORTS};
 
 /// Keywords (MUST, SHOULD, MAY) of the specification's device normative sections.
 const DEVICE_KEYWORDS: usize = 66;
@@ -43,6 +47,12 @@ struct Test {
     clause: Option<(String, String)>,
 }
 
+impl Test {
+    fn path(&self) -> String {
+        format!("{}::{}", self.module, self.name)
+    }
+}
+
 pub(crate) fn run(root: &Path, check: bool) -> Result<(), ConformanceError> {
     let statements: Statements = toml::from_str(&read(&root.join("docs/conformance/statements.toml"))?)?;
     let found = statements.statement.iter().filter(|statement| statement.side == "device").count();
@@ -51,7 +61,9 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<(), ConformanceError> {
     }
     let tests = tests(&root.join("device/iommu/tests/conformance"))?;
     let by_clause = pair(&statements.statement, &tests)?;
-    let results = results(root)?;
+    let names: Vec<String> = tests.iter().map(Test::path).collect();
+    known_by_name(&names)?;
+    let results = runs::run(root, &names)?;
     let page = page(&statements.statement, &by_clause, &results);
     let path = root.join("docs/conformance.md");
     if check {
@@ -61,20 +73,32 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<(), ConformanceError> {
     } else {
         fs::write(&path, &page).map_err(|source| file_error(&path, source))?;
     }
-    let failed: Vec<String> = tests
-        .iter()
-        .map(|test| format!("{}::{}", test.module, test.name))
-        .filter(|name| results.get(name).map(String::as_str) != Some("ok"))
-        .map(|name| format!("test {name} did not pass"))
-        .collect();
+    let failed = failed(&results);
     if !failed.is_empty() {
         return Err(ConformanceError::Problems(failed));
     }
+    let transports = TRANSPORTS.map(|transport| transport.name).join(", ");
     println!(
-        "{found} device statements, {} tests, all pass, with one request queue and with three",
+        "{found} device statements, {} tests, all pass ({transports}), with one request queue and with three",
         tests.len()
     );
     Ok(())
+}
+
+/// Whether the table of what is beside the transport names tests that exist.
+fn known_by_name(tests: &[String]) -> Result<(), ConformanceError> {
+    let unknown = BESIDE_THE_TRANSPORT.iter().filter(|(name, _)| !tests.iter().any(|test| test == name));
+    let problems: Vec<_> = unknown.map(|(name, _)| format!("no test {name}")).collect();
+    if problems.is_empty() { Ok(()) } else { Err(ConformanceError::Problems(problems)) }
+}
+
+fn failed(results: &Results) -> Vec<String> {
+    let of = |(name, each): (&String, &[String; TRANSPORTS.len()])| {
+        let bad = TRANSPORTS.iter().zip(each).filter(|(_, result)| !["ok", "—"].contains(&result.as_str()));
+        bad.map(|(transport, result)| format!("test {name}, {}: {result}", transport.name))
+            .collect::<Vec<_>>()
+    };
+    results.iter().flat_map(of).collect()
 }
 
 fn file_error(path: &Path, source: io::Error) -> ConformanceError {
@@ -127,7 +151,7 @@ fn pair<'a>(
     let mut by_clause: BTreeMap<String, &Test> = BTreeMap::new();
     let known: BTreeMap<&str, &Statement> = statements.iter().map(|s| (s.id.as_str(), s)).collect();
     for test in tests {
-        let name = format!("{}::{}", test.module, test.name);
+        let name = test.path();
         let Some((id, text)) = &test.clause else {
             problems.push(format!("test {name} names no statement"));
             continue;
@@ -152,58 +176,15 @@ fn pair<'a>(
     if problems.is_empty() { Ok(by_clause) } else { Err(ConformanceError::Problems(problems)) }
 }
 
-/// Runs the suite twice, on the standard device and on one with several request queues; test name to `ok` or what
-/// else it was.
-fn results(root: &Path) -> Result<BTreeMap<String, String>, ConformanceError> {
-    let mut results = results_with(root, 1)?;
-    let several = results_with(root, 3)?;
-    for (name, result) in &mut results {
-        if let Some(other) = several.get(name).filter(|other| result.as_str() == "ok" && *other != "ok") {
-            *result = format!("{other} with several request queues");
-        }
-    }
-    Ok(results)
-}
-
-fn results_with(root: &Path, request_queues: u16) -> Result<BTreeMap<String, String>, ConformanceError> {
-    let output = Command::new(env!("CARGO"))
-        .current_dir(root)
-        .env("CONFORMANCE_REQUEST_QUEUES", request_queues.to_string())
-        .args([
-            "test",
-            "--quiet",
-            "--package",
-            "virtio-iommu",
-            "--test",
-            "conformance",
-            "--",
-            "--format=pretty",
-        ])
-        .output()
-        .map_err(|source| ConformanceError::File { path: "cargo test".into(), source })?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let results: BTreeMap<String, String> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("test ")?.split_once(" ... "))
-        .map(|(name, result)| (name.to_owned(), result.to_owned()))
-        .collect();
-    if results.is_empty() {
-        return Err(ConformanceError::Problems(vec![String::from_utf8_lossy(&output.stderr).into_owned()]));
-    }
-    Ok(results)
-}
-
-fn page(
-    statements: &[Statement],
-    by_clause: &BTreeMap<String, &Test>,
-    results: &BTreeMap<String, String>,
-) -> String {
+fn page(statements: &[Statement], by_clause: &BTreeMap<String, &Test>, results: &Results) -> String {
     let mut page = String::from(
         "# Conformance\n\nGenerated by `cargo xtask conformance` from `docs/conformance/statements.toml` and the tests in\n\
          `device/iommu/tests/conformance/`. Do not edit.\n\nOne row a keyword of the specification; a sentence with two has \
-         two rows. Anchors are the labels of the\nspecification's source. Each test runs twice: on the standard device, and on one with three request \
-         queues\n(`docs/multi-queue.md`) of which the driver uses the first.\n",
+         two rows. Anchors are the labels of the\nspecification's source. Each test runs on the device itself (direct), on a \
+         virtio-pci function and on one\nbehind a vfio-user socket (`device/vfio-user/tests/conformance/`), and on each of these twice: \
+         on the standard device, and\non one with three request queues (`docs/multi-queue.md`) of which the driver uses the first.\n",
     );
+    let columns = TRANSPORTS.map(|transport| transport.name).join(" | ");
     let device = statements.iter().filter(|s| s.side == "device");
     let driver: Vec<_> = statements.iter().filter(|s| s.side == "driver").collect();
     let mut section = "";
@@ -212,17 +193,21 @@ fn page(
             section = &statement.anchor;
             let _ = write!(
                 page,
-                "\n## `{section}`\n\n| | keyword | statement | test | result |\n|---|---|---|---|---|\n"
+                "\n## `{section}`\n\n| | keyword | statement | test | {columns} |\n|---|---|---|---|---|---|---|\n"
             );
         }
         let Some(test) = by_clause.get(&statement.id) else { continue };
-        let name = format!("{}::{}", test.module, test.name);
-        let result = results.get(&name).map_or("not run", String::as_str);
+        let name = test.path();
+        let result = results.get(&name).map_or("not run".to_owned(), |each| each.join(" | "));
         let _ = writeln!(
             page,
             "| {} | {} | {} | `{name}` | {result} |",
             statement.id, statement.keyword, statement.text
         );
+    }
+    page.push_str("\n## Beside the transport\n\nWhat no transport has a part in, by test.\n\n| test | why |\n|---|---|\n");
+    for (name, why) in BESIDE_THE_TRANSPORT {
+        let _ = writeln!(page, "| `{name}` | {why} |");
     }
     let _ = write!(
         page,

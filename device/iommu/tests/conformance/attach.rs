@@ -6,7 +6,7 @@ use virtio_iommu::{
     spec::{Status, request as wire},
 };
 
-use crate::support::*;
+use super::support::*;
 
 fn with_region(start: u64, end: u64, kind: ResvKind) -> EndpointProperties {
     EndpointProperties::with_regions(Regions::new(vec![ResvRegion { start, end, kind }]).unwrap())

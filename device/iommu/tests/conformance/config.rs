@@ -3,20 +3,19 @@
 use virtio_iommu::{
     Device, DeviceOptions, OptionsError, device::DeviceError, memory::GuestRam, spec::config::Config,
 };
-use virtio_transport::VirtioDevice;
 
-use crate::support::*;
+use super::support::*;
 
-fn config(device: &Device) -> Config {
+fn config(rig: &Rig) -> Config {
     let mut bytes = [0; 40];
-    device.read_config(0, &mut bytes);
+    rig.read_config(0, &mut bytes);
     Config::decode(&bytes)
 }
 
 /// clause: config_1 "The device MUST set at least one bit in page_size_mask, describing the page granularity."
 #[test]
 fn config_1_a_page_size_mask_without_a_bit_is_refused() {
-    assert_eq!(config(&Rig::idle(options()).device).page_size_mask.trailing_zeros(), 12);
+    assert_eq!(config(&Rig::idle(options())).page_size_mask.trailing_zeros(), 12);
     let none = DeviceOptions { page_size_mask: 0, ..options() };
     let refused = Device::new(none, GuestRam::new(ram()).unwrap()).err().unwrap();
     assert!(matches!(refused, DeviceError::Options(OptionsError::NoPageSize)));
@@ -25,7 +24,7 @@ fn config_1_a_page_size_mask_without_a_bit_is_refused() {
 /// clause: config_2 "The device MAY set more than one bit in page_size_mask."
 #[test]
 fn config_2_larger_pages_are_hinted_at() {
-    assert_eq!(config(&Rig::idle(options()).device).page_size_mask, !0xfff);
+    assert_eq!(config(&Rig::idle(options())).page_size_mask, !0xfff);
 }
 
 /// clause: config_3 "If the device offers the VIRTIO_IOMMU_F_BYPASS_CONFIG feature, it MAY initialize the bypass field to 1."
@@ -33,7 +32,7 @@ fn config_2_larger_pages_are_hinted_at() {
 fn config_3_bypass_starts_as_boot_bypass_says() {
     for boot_bypass in [false, true] {
         let rig = Rig::idle(DeviceOptions { boot_bypass, ..options() });
-        assert_eq!(config(&rig.device).bypass, u8::from(boot_bypass));
+        assert_eq!(config(&rig).bypass, u8::from(boot_bypass));
     }
 }
 
@@ -42,9 +41,9 @@ fn config_3_bypass_starts_as_boot_bypass_says() {
 fn config_4a_device_reset_keeps_bypass() {
     for bypass in [0, 1] {
         let rig = Rig::new(DeviceOptions { boot_bypass: bypass == 0, ..options() });
-        rig.device.write_config(36, &[bypass]);
-        rig.device.reset();
-        assert_eq!(config(&rig.device).bypass, bypass);
+        rig.write_config(36, &[bypass]);
+        rig.reset();
+        assert_eq!(config(&rig).bypass, bypass);
     }
 }
 
@@ -53,9 +52,9 @@ fn config_4a_device_reset_keeps_bypass() {
 fn config_4b_system_reset_restores_bypass() {
     for boot_bypass in [false, true] {
         let rig = Rig::new(DeviceOptions { boot_bypass, ..options() });
-        rig.device.write_config(36, &[u8::from(!boot_bypass)]);
-        rig.device.system_reset();
-        assert_eq!(config(&rig.device).bypass, u8::from(boot_bypass));
+        rig.write_config(36, &[u8::from(!boot_bypass)]);
+        rig.system_reset();
+        assert_eq!(config(&rig).bypass, u8::from(boot_bypass));
     }
 }
 
@@ -64,15 +63,15 @@ fn config_4b_system_reset_restores_bypass() {
 fn config_5_only_0_and_1_are_taken_for_bypass() {
     let rig = Rig::new(options());
     for value in 0..=255 {
-        rig.device.write_config(36, &[value]);
-        assert!(config(&rig.device).bypass <= 1, "{value} was taken");
+        rig.write_config(36, &[value]);
+        assert!(config(&rig).bypass <= 1, "{value} was taken");
     }
-    rig.device.write_config(36, &[1]);
-    rig.device.write_config(36, &[2]);
-    assert_eq!(config(&rig.device).bypass, 1);
+    rig.write_config(36, &[1]);
+    rig.write_config(36, &[2]);
+    assert_eq!(config(&rig).bypass, 1);
     // Other fields are read-only, whatever the width of the write.
-    let before = config(&rig.device);
-    rig.device.write_config(0, &[0xff; 40]);
-    rig.device.write_config(u64::MAX, &[0; 8]);
-    assert_eq!(config(&rig.device), before);
+    let before = config(&rig);
+    rig.write_config(0, &[0xff; 40]);
+    rig.write_config(u64::MAX, &[0; 8]);
+    assert_eq!(config(&rig), before);
 }

@@ -2,7 +2,7 @@
 
 use virtio_iommu::spec::{Status, request as wire};
 
-use crate::support::*;
+use super::support::*;
 
 /// clause: detach_1 "The device MUST ignore reserved."
 #[test]

@@ -5,7 +5,7 @@ use virtio_iommu::spec::{
     fault::{F_ADDRESS, F_READ, F_WRITE, Reason},
 };
 
-use crate::support::*;
+use super::support::*;
 
 /// Endpoint 8, attached, has missed a read at 0x1234 and a write at 2^40; endpoint 9 is not attached.
 fn faulted() -> Rig {

@@ -5,7 +5,7 @@ use virtio_iommu::spec::{
     request::{self as wire, MAP_F_READ, MAP_F_WRITE},
 };
 
-use crate::support::*;
+use super::support::*;
 
 fn attached() -> Rig {
     let mut rig = Rig::default();

@@ -2,7 +2,7 @@
 
 use virtio_iommu::spec::{EndpointId, Status, request as wire};
 
-use crate::support::*;
+use super::support::*;
 
 /// clause: operations_1 "The device SHOULD set status to VIRTIO_IOMMU_S_OK if a request succeeds."
 #[test]

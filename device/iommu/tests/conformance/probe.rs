@@ -6,7 +6,7 @@ use virtio_iommu::{
     spec::{Status, request as wire},
 };
 
-use crate::support::*;
+use super::support::*;
 
 fn two_regions(rig: &Rig) {
     let region = |start, kind| ResvRegion { start, end: start + 0xfff, kind };

@@ -5,7 +5,7 @@ use virtio_iommu::{
     spec::Status,
 };
 
-use crate::support::*;
+use super::support::*;
 
 fn region(start: u64, end: u64, kind: ResvKind) -> ResvRegion {
     ResvRegion { start, end, kind }

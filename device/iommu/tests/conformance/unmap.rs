@@ -2,7 +2,7 @@
 
 use virtio_iommu::spec::{Status, request as wire};
 
-use crate::support::*;
+use super::support::*;
 
 fn attached() -> Rig {
     let mut rig = Rig::default();

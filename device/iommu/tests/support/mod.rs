@@ -2,9 +2,12 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    borrow::Borrow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use virtio_iommu::{
@@ -112,14 +115,71 @@ impl Ring {
     }
 }
 
+/// What lies between the driver and its device, which is passed along for those that have it in front of them. The suite
+/// of conformance tests runs on each.
+pub trait Plug: Sized {
+    /// How the rig holds its device.
+    type Device: Borrow<Device>;
+    /// A device of its own, guest memory that it reaches, and the way to it.
+    fn plug(options: DeviceOptions) -> (Arc<GuestMemoryMmap>, Self::Device, Self);
+    /// Features offered.
+    fn features(&self, device: &Device) -> u64;
+    fn read_config(&self, device: &Device, offset: u64, data: &mut [u8]);
+    fn write_config(&self, device: &Device, offset: u64, data: &[u8]);
+    /// Negotiates features, sets the queues up and sets DRIVER_OK.
+    fn start(&self, device: &Device, activation: Activation, irq: &Arc<Irq>);
+    fn kick(&self, device: &Device, queue: u16);
+    /// The driver's reset.
+    fn reset(&self, device: &Device);
+    /// The machine's.
+    fn system_reset(&self, device: &Device);
+}
+
+/// No transport: the driver calls the device.
+pub struct Direct;
+
+impl Plug for Direct {
+    type Device = Device;
+    fn plug(options: DeviceOptions) -> (Arc<GuestMemoryMmap>, Device, Self) {
+        let ram = ram();
+        let device = Device::new(options, GuestRam::new(ram.clone()).unwrap()).unwrap();
+        (ram, device, Self)
+    }
+    fn features(&self, device: &Device) -> u64 {
+        device.features()
+    }
+    fn read_config(&self, device: &Device, offset: u64, data: &mut [u8]) {
+        device.read_config(offset, data);
+    }
+    fn write_config(&self, device: &Device, offset: u64, data: &[u8]) {
+        device.write_config(offset, data);
+    }
+    fn start(&self, device: &Device, activation: Activation, irq: &Arc<Irq>) {
+        device.activate(activation, irq.clone()).unwrap();
+    }
+    fn kick(&self, device: &Device, queue: u16) {
+        device.notify(queue);
+    }
+    fn reset(&self, device: &Device) {
+        device.reset();
+    }
+    fn system_reset(&self, device: &Device) {
+        device.system_reset();
+    }
+}
+
 /// A device, its two rings and its guest memory.
-pub struct Rig {
+pub struct RigOn<P: Plug> {
     pub ram: Arc<GuestMemoryMmap>,
-    pub device: Device,
+    pub device: P::Device,
     pub irq: Arc<Irq>,
     pub requests: Ring,
     pub events: Ring,
+    pub plug: P,
 }
+
+/// The device's own methods under test.
+pub type Rig = RigOn<Direct>;
 
 /// What came back: used length, and the writable bytes as the device left them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,13 +227,13 @@ pub fn byte_granule() -> DeviceOptions {
     DeviceOptions { page_size_mask: !0, ..options() }
 }
 
-impl Default for Rig {
+impl<P: Plug> Default for RigOn<P> {
     fn default() -> Self {
         Self::new(options())
     }
 }
 
-impl Rig {
+impl<P: Plug> RigOn<P> {
     /// Endpoints 8 and 9 of the platform's emulated kind; everything offered is negotiated but EVENT_IDX.
     pub fn new(options: DeviceOptions) -> Self {
         Self::negotiating(options, !virtio_iommu::device::F_EVENT_IDX)
@@ -181,29 +241,56 @@ impl Rig {
 
     pub fn negotiating(options: DeviceOptions, mask: u64) -> Self {
         let rig = Self::idle(options);
-        rig.device.add_emulated_endpoint(EndpointId(8)).unwrap();
-        rig.device.add_emulated_endpoint(EndpointId(9)).unwrap();
-        rig.activate(rig.device.features() & mask);
+        rig.device().add_emulated_endpoint(EndpointId(8)).unwrap();
+        rig.device().add_emulated_endpoint(EndpointId(9)).unwrap();
+        rig.activate(rig.features() & mask);
         rig
     }
 
     /// No endpoints, not activated.
     pub fn idle(options: DeviceOptions) -> Self {
-        let ram = ram();
-        let device = Device::new(options, GuestRam::new(ram.clone()).unwrap()).unwrap();
+        let (ram, device, plug) = P::plug(options);
         let requests = Ring::new(&ram, 0, REQUEST_RINGS, QUEUE_SIZE);
         let events = Ring::new(&ram, 1, EVENT_RINGS, QUEUE_SIZE);
-        Self { ram, device, irq: Arc::default(), requests, events }
+        Self { ram, device, irq: Arc::default(), requests, events, plug }
+    }
+
+    /// The device itself, for what no driver sees: the platform's endpoints, their accesses, counters.
+    fn device(&self) -> &Device {
+        self.device.borrow()
+    }
+
+    /// Features offered.
+    pub fn features(&self) -> u64 {
+        self.plug.features(self.device())
+    }
+
+    pub fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.plug.read_config(self.device(), offset, data);
+    }
+
+    pub fn write_config(&self, offset: u64, data: &[u8]) {
+        self.plug.write_config(self.device(), offset, data);
+    }
+
+    /// The driver's reset.
+    pub fn reset(&self) {
+        self.plug.reset(self.device());
+    }
+
+    /// The machine's.
+    pub fn system_reset(&self) {
+        self.plug.system_reset(self.device());
     }
 
     pub fn activate(&self, features: u64) {
         let queues = vec![self.requests.layout, self.events.layout];
-        self.device.activate(Activation { features, queues }, self.irq.clone()).unwrap();
+        self.plug.start(self.device(), Activation { features, queues }, &self.irq);
     }
 
     /// Device reset and a fresh start with zeroed rings, as a driver that is loaded again does.
     pub fn restart(&mut self, features: u64) {
-        self.device.reset();
+        self.reset();
         self.zero_rings();
         self.activate(features);
     }
@@ -217,19 +304,19 @@ impl Rig {
     }
 
     pub fn endpoint(&self, id: u32, properties: EndpointProperties) {
-        self.device.add_endpoint(EndpointId(id), properties).unwrap();
+        self.device().add_endpoint(EndpointId(id), properties).unwrap();
     }
 
     pub fn port(&self, id: u32) -> EndpointPort {
-        self.device.endpoint_port(EndpointId(id)).unwrap()
+        self.device().endpoint_port(EndpointId(id)).unwrap()
     }
 
     pub fn counters(&self) -> Counters {
-        self.device.counters()
+        self.device().counters()
     }
 
     pub fn kick(&self) {
-        self.device.notify(0);
+        self.plug.kick(self.device(), 0);
     }
 
     /// Sends one request in one readable and one writable buffer.
@@ -316,7 +403,7 @@ impl Rig {
     }
 
     pub fn probe(&mut self, endpoint: u32) -> Vec<u8> {
-        let size = self.device.options().probe_size as usize;
+        let size = self.device().options().probe_size as usize;
         let answer = self.probe_sized(endpoint, size);
         assert_eq!(answer.status(), Status::Ok);
         answer.bytes[..size].to_vec()
@@ -331,7 +418,7 @@ impl Rig {
             self.events.put_desc(index, Desc { addr, len, flags: WRITE, next: 0 });
             self.events.make_available(index);
         }
-        self.device.notify(1);
+        self.plug.kick(self.device(), 1);
     }
 
     /// The next fault record: used length and bytes of the buffer.
