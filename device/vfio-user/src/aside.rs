@@ -3,8 +3,8 @@
 //! A descriptor that came over a socket can be anything. Its last `close` may wait for a file system in user space
 //! (FLUSH), for a lingering socket, for a lock that another process holds while it waits itself; adding a seal to a
 //! memfd waits for the file's writers. No flag bounds such a wait and none of these calls can be taken back, so they run
-//! on threads that are abandoned when they do not return: at most [`MAX_THREADS`], and no client is served while more
-//! than [`MAX_BACKLOG`] calls wait for one. Everything else that is done with a client's descriptor never blocks:
+//! on threads that are abandoned when they do not return: at most [`MAX_THREADS`], and no client is served while calls
+//! have waited for one in vain ([`is_overdue`]). Everything else that is done with a client's descriptor never blocks:
 //!
 //! - F_GET_SEALS, before any other call, tells memory of the kernel's own from all else;
 //! - `fstat`, `fstatfs` and `mmap` are called for such memory only;
@@ -16,20 +16,26 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Most threads at a time, abandoned ones included.
 const MAX_THREADS: usize = 16;
-/// Most calls that wait for a thread before clients are turned away.
+/// Most calls that wait for a thread for longer than [`OVERDUE`] before clients are turned away. One message can bring 253
+/// descriptors, which are closed at once unless one of them blocks.
 const MAX_BACKLOG: usize = 64;
+/// Most calls that wait for a thread at all.
+const MAX_CALLS: usize = 1024;
+/// How long a call waits for a thread where nothing blocks, on a busy machine.
+const OVERDUE: Duration = Duration::from_secs(1);
 /// Idle time after which all threads but one end.
 const IDLE: Duration = Duration::from_millis(50);
 
 type Call = Box<dyn FnOnce() + Send>;
 
 struct State {
-    calls: VecDeque<Call>,
+    /// In the order in which they came, and when.
+    calls: VecDeque<(Instant, Call)>,
     threads: usize,
     idle: usize,
 }
@@ -45,7 +51,7 @@ fn lock() -> MutexGuard<'static, State> {
 /// Queues a call; returns at once.
 fn submit(call: Call) {
     let mut state = lock();
-    state.calls.push_back(call);
+    state.calls.push_back((Instant::now(), call));
     if state.idle < state.calls.len() && state.threads < MAX_THREADS {
         let spawned = thread::Builder::new().name("vfio-user-aside".to_owned()).spawn(work);
         match spawned {
@@ -61,7 +67,7 @@ fn submit(call: Call) {
 fn work() {
     let mut state = lock();
     loop {
-        if let Some(call) = state.calls.pop_front() {
+        if let Some((_, call)) = state.calls.pop_front() {
             drop(state);
             if catch_unwind(AssertUnwindSafe(call)).is_err() {
                 tracing::error!("a call that may block panicked");
@@ -93,7 +99,13 @@ pub(crate) fn run<T: Send + 'static>(
 
 /// Whether too many calls wait for a thread.
 pub(crate) fn is_overdue() -> bool {
-    lock().calls.len() > MAX_BACKLOG
+    let state = lock();
+    let waited = state.calls.front().map_or(Duration::ZERO, |(since, _)| since.elapsed());
+    overdue(state.calls.len(), waited)
+}
+
+fn overdue(calls: usize, waited: Duration) -> bool {
+    calls > MAX_CALLS || calls > MAX_BACKLOG && waited > OVERDUE
 }
 
 /// A descriptor that came from a client, or whose `close` releases such ones. It is closed on another thread.
@@ -126,7 +138,6 @@ impl Drop for Lent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     /// Calls that never return are abandoned, and those after them are served.
     #[test]
@@ -143,5 +154,13 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(5));
         assert!(!is_overdue());
         drop(release);
+    }
+
+    /// One message with as many descriptors as there can be does not turn the next client away; calls that nothing takes
+    /// up do.
+    #[test]
+    fn many_calls_are_not_overdue_before_they_have_waited() {
+        assert!(!overdue(253, Duration::ZERO) && !overdue(MAX_BACKLOG, 2 * OVERDUE));
+        assert!(overdue(MAX_BACKLOG + 1, 2 * OVERDUE) && overdue(MAX_CALLS + 1, Duration::ZERO));
     }
 }

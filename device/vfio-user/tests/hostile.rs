@@ -243,6 +243,19 @@ fn more_descriptors_than_a_message_may_have() {
     still_serves(&rig);
 }
 
+/// As many as the kernel passes with one message (SCM_MAX_FD), none of which blocks: the next client is not to blame.
+#[test]
+fn all_the_descriptors_a_message_can_have() {
+    let rig = rig(PATIENCE);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    for _ in 0..20 {
+        let mut client = Client::new(&rig);
+        client.post(GET_INFO, 0, &[0; 16], &vec![null.as_fd(); 253]);
+        assert!(client.is_hung_up());
+        still_serves(&rig);
+    }
+}
+
 #[test]
 fn whoever_stalls_half_way_is_hung_up_on() {
     let rig = rig(SHORT);
