@@ -3,6 +3,8 @@
 //!
 //! All tests of the suite run on both. Where the driver sees less than a test that calls the device itself, see
 //! `BESIDE_THE_TRANSPORT` in `dev/xtask/src/conformance.rs`.
+//!
+//! [`traffic`] resets the machine while the device works.
 
 #![allow(clippy::duplicate_mod, reason = "one suite, two transports")]
 
@@ -10,5 +12,6 @@
 mod generic;
 
 mod driver;
+mod traffic;
 mod vfio_user;
 mod virtio_pci;
