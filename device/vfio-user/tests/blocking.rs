@@ -92,6 +92,7 @@ fn serves_soon(rig: &Rig) {
 /// A file whose file system never answers: `close` alone (FLUSH) would wait for good.
 #[test]
 fn a_file_of_the_clients_own_file_system_does_not_block() {
+    let _turn = deaf::turn();
     let Some(deaf) = DeafFile::new() else { return };
     within(SOON, move || {
         let rig = rig(PATIENCE);
@@ -100,6 +101,33 @@ fn a_file_of_the_clients_own_file_system_does_not_block() {
         // The server's end does not wait for it, either.
         drop(rig);
         drop(deaf);
+    });
+}
+
+/// Memory that another thread of the client's writes to for good: a seal cannot be added, and waiting for that ends. Memory
+/// that has one already is mapped at once.
+#[test]
+fn memory_that_stays_locked_does_not_block() {
+    let _turn = deaf::turn();
+    let Some(deaf) = DeafFile::new() else { return };
+    within(SOON, move || {
+        let rig = rig(PATIENCE);
+        let (open, sealed) = (memfd(0x4000), memfd(0x4000));
+        rustix::fs::fcntl_add_seals(&sealed, rustix::fs::SealFlags::SHRINK).unwrap();
+        let writers = [&open, &sealed].map(|file| deaf.write_to(file));
+        // Until both are at it.
+        std::thread::sleep(Duration::from_millis(300));
+        let mut client = Client::new(&rig);
+        let started = Instant::now();
+        client.map(&sealed, 0, 0x4000, 0).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        assert_eq!(client.map(&open, 0x4000, 0x4000, 0), Err(EBADF));
+        assert!(started.elapsed() >= Duration::from_secs(1), "the memory is locked");
+        drop(client);
+        serves_soon(&rig);
+        assert!(writers.iter().all(|writer| !writer.is_finished()));
+        drop(deaf);
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
     });
 }
 

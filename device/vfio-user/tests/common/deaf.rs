@@ -10,6 +10,8 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     process::{Child, Command},
     ptr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
 };
 
 const FSCONFIG_SET_STRING: libc::c_long = 1;
@@ -30,6 +32,12 @@ pub(crate) struct DeafFile {
     file: Option<File>,
     /// Has the only descriptor of the device: with it goes the file system.
     keeper: Child,
+}
+
+/// One test at a time: a process that another one starts closes its copy of a deaf file, and waits.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
@@ -132,6 +140,21 @@ impl DeafFile {
 
     pub(crate) fn file(&self) -> &File {
         self.file.as_ref().unwrap()
+    }
+
+    /// A thread in the middle of a `write` to `target`, which stays locked: the bytes to be written are this file's.
+    pub(crate) fn write_to(&self, target: &File) -> JoinHandle<()> {
+        let (target, from) = (target.try_clone().unwrap(), self.file().as_raw_fd());
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let at = unsafe { libc::mmap(ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_PRIVATE, from, 0) };
+        assert_ne!(at, libc::MAP_FAILED);
+        let at = at.expose_provenance();
+        std::thread::spawn(move || {
+            let bytes = ptr::with_exposed_provenance(at);
+            // SAFETY: the kernel reads from the mapping above, and answers EFAULT where that has no page.
+            let written = unsafe { libc::write(target.as_raw_fd(), bytes, 4096) };
+            assert_eq!(written, -1, "it fails when the file system goes");
+        })
     }
 }
 
