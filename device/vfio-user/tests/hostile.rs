@@ -300,6 +300,14 @@ fn a_second_client_is_turned_away() {
     assert_eq!(rig.server.counters().turned_away, 1);
 }
 
+/// Whoever comes after the other has gone is not a second client, however soon that is.
+#[test]
+fn a_client_that_comes_back_at_once_is_served() {
+    let rig = rig(PATIENCE);
+    (0..3000).for_each(|_| drop(Client::new(&rig)));
+    assert_eq!(rig.server.counters().turned_away, 0);
+}
+
 #[test]
 fn a_client_that_never_pauses_does_not_keep_the_server() {
     let rig = rig(PATIENCE);

@@ -57,10 +57,28 @@ pub(super) enum Ended {
 }
 
 /// What woke the connection up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Woken {
     Readable,
     Stop,
+    /// Another client, while this one is there.
+    Another,
     Nothing,
+}
+
+/// What it means that stop, stream and listener were seen ready, one looked at after the other: this client may have left,
+/// and the next one come, between the last two. So the stream is looked at again before anybody is turned away.
+fn woken(
+    [stop, stream, listener]: [bool; 3],
+    look_again: impl FnOnce() -> Result<bool, HangUp>,
+) -> Result<Woken, HangUp> {
+    Ok(match () {
+        () if stop => Woken::Stop,
+        // The client that leaves goes before the one that comes.
+        () if stream || listener && look_again()? => Woken::Readable,
+        () if listener => Woken::Another,
+        () => Woken::Nothing,
+    })
 }
 
 /// What came of one attempt to receive.
@@ -116,7 +134,7 @@ impl<'s> Connection<'s> {
             }
             match self.wait()? {
                 Woken::Stop => return Ok(Ended::Stopped),
-                Woken::Readable | Woken::Nothing => {}
+                Woken::Readable | Woken::Another | Woken::Nothing => {}
             }
             let patience = self.server.options.patience;
             if self.began.is_some_and(|began| began.elapsed() >= patience) {
@@ -134,18 +152,23 @@ impl<'s> Connection<'s> {
             PollFd::new(&self.server.listener, PollFlags::IN),
         ];
         wait_for(&mut fds, left)?;
-        let [stop, stream, listener] = fds.map(|fd| !fd.revents().is_empty());
-        if stop {
-            return Ok(Woken::Stop);
-        }
-        // The client that leaves goes before the one that comes.
-        if stream {
-            return Ok(Woken::Readable);
-        }
-        if listener {
+        let seen = fds.map(|fd| !fd.revents().is_empty());
+        let woken = woken(seen, || self.is_readable())?;
+        if woken == Woken::Another {
             self.server.turn_away();
         }
-        Ok(Woken::Nothing)
+        Ok(woken)
+    }
+
+    /// Whether the client has sent something or left, without waiting for it.
+    fn is_readable(&self) -> Result<bool, HangUp> {
+        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+        match poll(&mut fds, Some(&Timespec::default())) {
+            Ok(ready) => Ok(ready != 0),
+            // It is looked at again.
+            Err(Errno::INTR) => Ok(true),
+            Err(error) => Err(io::Error::from(error).into()),
+        }
     }
 
     /// Receives once; serves the message if that completes one.
@@ -247,5 +270,19 @@ fn wait_for(fds: &mut [PollFd<'_>], left: Option<Duration>) -> Result<(), HangUp
     match poll(fds, left.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(io::Error::from(error).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_left_unseen_goes_before_the_one_that_comes() {
+        let of = |seen, again| woken(seen, || Ok(again)).unwrap();
+        assert_eq!(of([false, false, true], true), Woken::Readable);
+        assert_eq!(of([false, false, true], false), Woken::Another);
+        assert_eq!(of([false, true, true], false), Woken::Readable);
+        assert_eq!((of([true; 3], true), of([false; 3], true)), (Woken::Stop, Woken::Nothing));
     }
 }
