@@ -35,6 +35,7 @@ fn within(limit: Duration, test: impl FnOnce() + Send + 'static) {
 
 #[test]
 fn a_full_eventfd_that_the_client_made_blocking_does_not_block() {
+    let _turn = deaf::turn();
     within(SOON, || {
         use virtio_transport::pci::Signals as _;
         let rig = rig(PATIENCE);
@@ -134,6 +135,7 @@ fn memory_that_stays_locked_does_not_block() {
 /// What else a descriptor can be: pipes full and empty, a socket, another eventfd-like file, descriptors without access.
 #[test]
 fn descriptors_of_all_kinds_are_refused_at_once() {
+    let _turn = deaf::turn();
     use rustix::fs::{Mode, open};
     let rig = rig(PATIENCE);
     let folder = tempfile::TempDir::new().unwrap();

@@ -34,7 +34,8 @@ pub(crate) struct DeafFile {
     keeper: Child,
 }
 
-/// One test at a time: a process that another one starts closes its copy of a deaf file, and waits.
+/// One test at a time: a process that one starts has, for a moment, copies of the others' descriptors. It would wait for a
+/// deaf file to be closed, and a client that hangs up would be there a little longer.
 pub(crate) fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
