@@ -552,6 +552,6 @@ impl VirtioDevice for Device {
     }
 
     fn needs_reset(&self) -> bool {
-        self.core.broken.load(Ordering::Acquire) || self.failure().is_some()
+        self.core.broken.load(Ordering::Acquire) || self.core.faults.is_broken() || self.failure().is_some()
     }
 }

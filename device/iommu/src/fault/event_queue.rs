@@ -17,7 +17,7 @@ use crate::{
     dma::Access,
     memory::GuestRam,
     queue::{Chain, Queue, QueueError},
-    sync::{AtomicU64, Ordering, fence},
+    sync::{AtomicBool, AtomicU64, Ordering, fence},
 };
 
 /// The event queue while the driver has it enabled.
@@ -34,6 +34,8 @@ pub(crate) struct FaultSink {
     /// Length of the backlog, so that whoever has served looks once more without a lock.
     waiting: AtomicU64,
     active: Mutex<Option<Active>>,
+    /// The event queue broke since the last reset.
+    broken: AtomicBool,
     counters: Counters,
     listener: OnceLock<Box<dyn FaultListener>>,
     ram: GuestRam,
@@ -46,6 +48,7 @@ impl FaultSink {
             capacity,
             waiting: AtomicU64::new(0),
             active: Mutex::new(None),
+            broken: AtomicBool::new(false),
             counters: Counters::default(),
             listener: OnceLock::new(),
             ram,
@@ -64,11 +67,22 @@ impl FaultSink {
 
     /// Reset: the queue is not touched any more, what waits is dropped.
     pub(crate) fn deactivate(&self) {
-        *lock(&self.active) = None;
+        let mut active = lock(&self.active);
+        *active = None;
+        // Under the lock, so that a delivery that is failing now cannot set it again afterwards.
+        self.broken.store(false, Ordering::Release);
+        drop(active);
         let mut backlog = lock(&self.backlog);
         add(&self.counters.dropped_no_queue, backlog.len() as u64);
         backlog.clear();
         self.waiting.store(0, Ordering::Release);
+    }
+
+    /// Whether the event queue broke: "The device SHOULD set DEVICE_NEEDS_RESET when it enters an error state that a
+    /// reset is needed" (virtio 2.1.2).
+    pub(crate) fn is_broken(&self) -> bool {
+        // Acquire pairs with the Release in `fail`: the queue is out of use by then.
+        self.broken.load(Ordering::Acquire)
     }
 
     /// Indices of the queue, to be saved.
@@ -140,9 +154,8 @@ impl FaultSink {
                 Ok(true) => delivered += 1,
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "event queue broken; no more faults are reported until reset");
                     add(&self.counters.dropped_no_queue, 1);
-                    *slot = None;
+                    self.fail(slot, &error);
                 }
             }
         }
@@ -150,10 +163,21 @@ impl FaultSink {
             match active.queue.publish(&self.ram) {
                 Ok(true) => active.interrupt.queue(EVENT_QUEUE),
                 Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "event queue broken"),
+                Err(error) => self.fail(slot, &error),
             }
         }
         add(&self.counters.delivered, delivered);
+    }
+
+    /// Takes a broken queue out of use until the reset that the driver is told to make; so it is logged once a reset.
+    #[cold]
+    fn fail(&self, slot: &mut Option<Active>, error: &QueueError) {
+        tracing::error!(%error, "event queue broken; the device needs a reset");
+        // Release pairs with the Acquire in `is_broken`.
+        self.broken.store(true, Ordering::Release);
+        if let Some(active) = slot.take() {
+            active.interrupt.config();
+        }
     }
 
     fn next(&self) -> Option<Fault> {

@@ -79,13 +79,19 @@ fn buffers_that_cannot_be_used_are_returned_and_counted() {
 }
 
 #[test]
-fn a_broken_event_queue_stops_reports_and_nothing_else() {
+fn a_broken_event_queue_stops_reports_and_needs_a_reset() {
     let mut rig = Rig::default();
     rig.events.make_available(QUEUE_SIZE);
+    assert!(!rig.device.needs_reset());
+    let config = rig.irq.config.load(Ordering::Relaxed);
     assert!(!dma_write(&rig.port(8), 0x10, b"x"));
     assert!(!dma_write(&rig.port(8), 0x10, b"x"));
     assert_eq!(rig.counters().faults.dropped_no_queue, 2);
-    assert_eq!(rig.attach(1, 8), Status::Ok);
+    assert!(rig.device.needs_reset());
+    assert_eq!(rig.irq.config.load(Ordering::Relaxed), config + 1, "told once, not per fault");
+    assert_eq!(rig.attach(1, 8), Status::Ok, "requests are served all the same");
+    rig.device.reset();
+    assert!(!rig.device.needs_reset());
 }
 
 #[test]
