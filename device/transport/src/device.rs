@@ -71,6 +71,12 @@ pub trait VirtioDevice: Send + Sync {
         true
     }
 
+    /// FEATURES_OK: these features hold until the next reset. Comes after [`accepts_features`](Self::accepts_features),
+    /// before [`activate`](Self::activate).
+    fn features_ok(&self, features: u64) {
+        let _ = features;
+    }
+
     /// Maximum size of each queue; its length is the number of queues.
     fn queue_max_sizes(&self) -> &[u16];
 

@@ -83,8 +83,12 @@ impl Front {
         interrupts: &Arc<I>,
     ) -> Result<(), Refused> {
         let mut registers = self.lock();
-        let queues =
-            |features| self.device.accepts_features(features).then(|| self.device.queue_count(features));
+        let queues = |features| {
+            self.device.accepts_features(features).then(|| {
+                self.device.features_ok(features);
+                self.device.queue_count(features)
+            })
+        };
         match registers.set_status(value, queues)? {
             StatusChange::Nothing => (),
             StatusChange::Reset => self.reset(&mut registers, &**interrupts, || self.device.reset()),

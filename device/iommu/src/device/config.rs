@@ -25,10 +25,7 @@ impl Core {
 
     /// The private field as the driver reads it: 0, as what lies outside of configuration space, without the feature.
     fn request_queues_field(&self) -> u16 {
-        // Before DRIVER_OK what was negotiated is not known yet, and the offer counts.
-        let negotiated = self.negotiated();
-        let known = if negotiated == 0 { self.options.features() } else { negotiated };
-        if known & F_REQUEST_QUEUES != 0 { self.options.request_queues } else { 0 }
+        if self.features_now() & F_REQUEST_QUEUES != 0 { self.options.request_queues } else { 0 }
     }
 
     pub(super) fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -42,7 +39,8 @@ impl Core {
     }
 
     /// Only `bypass` can be written, and only to 0 or 1: "The device MUST NOT present a value different than 0 or 1 in
-    /// bypass." Before DRIVER_OK what was negotiated is not known yet, and the offer counts.
+    /// bypass." "When the VIRTIO_IOMMU_F_BYPASS_CONFIG feature is negotiated, the driver MAY write to bypass": from FEATURES_OK
+    /// on what was negotiated counts, before it the offer.
     ///
     /// # Errors
     /// When a real device may still see memory that it has lost.
@@ -51,9 +49,7 @@ impl Core {
             .checked_sub(offset)
             .and_then(|at| usize::try_from(at).ok())
             .and_then(|at| data.get(at).copied());
-        let negotiated = self.negotiated();
-        let available =
-            !self.options.legacy_bypass && (negotiated == 0 || negotiated & feature::BYPASS_CONFIG != 0);
+        let available = !self.options.legacy_bypass && self.features_now() & feature::BYPASS_CONFIG != 0;
         match value {
             Some(value @ (0 | 1)) if available => {
                 // Under the lock to the end: an ATTACH that finds bypass off must not be answered while accesses under it run.

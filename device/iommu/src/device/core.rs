@@ -64,6 +64,8 @@ pub(crate) struct Core {
     bypass: AtomicBool,
     /// Negotiated features; 0 before DRIVER_OK.
     negotiated: AtomicU64,
+    /// Features since FEATURES_OK, where the transport tells; 0 before.
+    agreed: AtomicU64,
     /// A queue is broken, or a grace period was given up while resetting.
     pub(crate) broken: AtomicBool,
 }
@@ -89,6 +91,7 @@ impl Core {
             generation: AtomicU64::new(0),
             bypass: AtomicBool::new(options.boot_bypass),
             negotiated: AtomicU64::new(0),
+            agreed: AtomicU64::new(0),
             broken: AtomicBool::new(false),
             options,
             ram,
@@ -134,6 +137,22 @@ impl Core {
 
     pub(crate) fn set_negotiated(&self, features: u64) {
         self.negotiated.store(features, Ordering::Release);
+    }
+
+    /// The features that hold: those of FEATURES_OK; before, where nothing is negotiated yet, the offer.
+    pub(crate) fn features_now(&self) -> u64 {
+        // Acquire pairs with the Release in `set_agreed`.
+        match (self.negotiated(), self.agreed.load(Ordering::Acquire)) {
+            (0, 0) => self.options.features(),
+            (0, agreed) => agreed,
+            (negotiated, _) => negotiated,
+        }
+    }
+
+    /// FEATURES_OK, or with 0 its end.
+    pub(crate) fn set_agreed(&self, features: u64) {
+        // Release pairs with the Acquire in `features_now`.
+        self.agreed.store(features, Ordering::Release);
     }
 
     /// The `bypass` field as the driver reads it.

@@ -489,6 +489,10 @@ impl VirtioDevice for Device {
         &self.queue_sizes
     }
 
+    fn features_ok(&self, features: u64) {
+        self.core.set_agreed(features);
+    }
+
     /// Without the private feature there are the two queues of the specification.
     fn queue_count(&self, features: u64) -> usize {
         usize::from(self.core.request_queues(features)) + 1
@@ -535,6 +539,8 @@ impl VirtioDevice for Device {
     fn reset(&self) {
         let mut running = self.running();
         self.stop();
+        // Not where DRIVER_OK fails: what FEATURES_OK said holds until the reset.
+        self.core.set_agreed(0);
         *running = None;
     }
 

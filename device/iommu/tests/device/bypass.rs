@@ -1,10 +1,14 @@
 //! Bypass in all its forms: boot, configuration field, domain, legacy feature.
 
+use std::sync::Arc;
+
+use virtio_bindings::virtio_mmio as reg;
 use virtio_iommu::{
-    DeviceOptions,
+    Device, DeviceOptions,
+    memory::GuestRam,
     spec::{Status, feature, request::ATTACH_F_BYPASS},
 };
-use virtio_transport::VirtioDevice;
+use virtio_transport::{MmioTransport, NoInterrupt, VirtioDevice};
 
 use crate::support::*;
 
@@ -24,6 +28,38 @@ fn boot_bypass_applies_even_if_the_driver_declines_the_feature() {
     // The field is not the driver's to write then.
     rig.device.write_config(36, &[0]);
     assert!(dma_write(&rig.port(8), 0x5000, b"x"));
+}
+
+/// "When the VIRTIO_IOMMU_F_BYPASS_CONFIG feature is negotiated, the driver MAY write to bypass": FEATURES_OK ends the
+/// negotiation, whether or not DRIVER_OK has followed.
+#[test]
+fn the_field_is_not_the_drivers_from_features_ok_on_without_the_feature() {
+    for mask in [!0, !feature::BYPASS_CONFIG] {
+        let memory = GuestRam::new(ram()).unwrap();
+        let device = Arc::new(Device::new(DeviceOptions { boot_bypass: true, ..options() }, memory).unwrap());
+        let registers = MmioTransport::new(device.clone(), Arc::new(NoInterrupt));
+        let write = |value| {
+            registers.write_config(36, &[value]);
+            let mut field = [9];
+            registers.read_config(36, &mut field);
+            field[0]
+        };
+        registers.write32(reg::VIRTIO_MMIO_STATUS, 3);
+        assert_eq!((write(0), write(1)), (0, 1), "the offer counts");
+        for half in 0..2 {
+            registers.write32(reg::VIRTIO_MMIO_DRIVER_FEATURES_SEL, half);
+            let bits = (device.features() & mask) >> (32 * half);
+            registers.write32(reg::VIRTIO_MMIO_DRIVER_FEATURES, bits as u32);
+        }
+        for status in [11, 15] {
+            registers.write32(reg::VIRTIO_MMIO_STATUS, status);
+            assert_eq!(registers.read32(reg::VIRTIO_MMIO_STATUS), status);
+            assert_eq!(write(0), u8::from(mask != !0), "status {status}");
+        }
+        // A reset begins anew.
+        registers.write32(reg::VIRTIO_MMIO_STATUS, 0);
+        assert_eq!((write(1), write(0)), (1, 0));
+    }
 }
 
 #[test]
