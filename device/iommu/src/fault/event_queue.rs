@@ -27,6 +27,17 @@ struct Active {
     interrupt: Arc<dyn Interrupt>,
 }
 
+/// Faults that a thread delivers before it asks to be relieved: it may be an endpoint's, with a guard that a grace period
+/// waits for, while others go on faulting.
+const TURN: u64 = 64;
+
+/// Nobody asks for relief.
+const NO_RELIEF: u64 = 0;
+/// The thread that delivers has done its turn; the next one that finds it at work takes over.
+const WANTED: u64 = 1;
+/// Somebody waits for the lock to take over.
+const COMING: u64 = 2;
+
 /// Where faults go.
 pub(crate) struct FaultSink {
     backlog: Mutex<VecDeque<Fault>>,
@@ -34,6 +45,8 @@ pub(crate) struct FaultSink {
     /// Length of the backlog, so that whoever has served looks once more without a lock.
     waiting: AtomicU64,
     active: Mutex<Option<Active>>,
+    /// [`NO_RELIEF`], [`WANTED`] or [`COMING`].
+    relief: AtomicU64,
     /// The event queue broke since the last reset.
     broken: AtomicBool,
     counters: Counters,
@@ -48,6 +61,7 @@ impl FaultSink {
             capacity,
             waiting: AtomicU64::new(0),
             active: Mutex::new(None),
+            relief: AtomicU64::new(NO_RELIEF),
             broken: AtomicBool::new(false),
             counters: Counters::default(),
             listener: OnceLock::new(),
@@ -125,8 +139,11 @@ impl FaultSink {
         self.serve();
     }
 
-    /// Puts what waits on the event queue, unless another thread is doing so: it looks again before it leaves.
+    /// Puts what waits on the event queue, unless another thread is doing so: it looks again before it leaves. After a
+    /// turn another thread that faults takes over; if none comes, the backlog does not grow. So no thread delivers more
+    /// than a turn, a full backlog, and one fault for each thread that is about to come.
     pub(crate) fn serve(&self) {
+        let mut done = 0;
         loop {
             // Between filling the backlog and trying the lock, and between releasing the lock and looking at the
             // backlog: of two threads that do so at once, one sees the other, so no fault is left behind.
@@ -137,27 +154,47 @@ impl FaultSink {
             let mut active = match self.active.try_lock() {
                 Ok(active) => active,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if self.advance(WANTED, COMING) => {
+                    // No longer than one delivery and one publication.
+                    let active = lock(&self.active);
+                    self.advance(COMING, NO_RELIEF);
+                    active
+                }
                 Err(TryLockError::WouldBlock) => return,
             };
-            self.deliver_all(&mut active);
+            if !self.deliver_all(&mut active, &mut done) {
+                return;
+            }
         }
     }
 
-    fn deliver_all(&self, slot: &mut Option<Active>) {
+    /// Turns `relief` from one value into another; `false` when it has a third. Relaxed: whose turn it is; the lock and
+    /// the fence in `serve` order what is delivered.
+    fn advance(&self, from: u64, to: u64) -> bool {
+        self.relief.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether this thread, which has delivered `done` faults, leaves the rest to another one that waits for the lock.
+    fn is_relieved(&self, done: u64) -> bool {
+        done >= TURN && !self.advance(NO_RELIEF, WANTED) && self.relief.load(Ordering::Relaxed) == COMING
+    }
+
+    /// Delivers until nothing waits, or another thread takes over: `false`. `done` counts this thread's deliveries.
+    fn deliver_all(&self, slot: &mut Option<Active>, done: &mut u64) -> bool {
         let mut delivered = 0;
-        while let Some(fault) = self.next() {
-            let Some(active) = slot.as_mut() else {
-                add(&self.counters.dropped_no_queue, 1);
-                continue;
-            };
-            match self.deliver(active, &fault) {
-                Ok(true) => delivered += 1,
-                Ok(false) => {}
-                Err(error) => {
+        let mut relieved = self.is_relieved(*done);
+        while !relieved && let Some(fault) = self.next() {
+            *done += 1;
+            match slot.as_mut().map(|active| self.deliver(active, &fault)) {
+                None => add(&self.counters.dropped_no_queue, 1),
+                Some(Ok(true)) => delivered += 1,
+                Some(Ok(false)) => {}
+                Some(Err(error)) => {
                     add(&self.counters.dropped_no_queue, 1);
                     self.fail(slot, &error);
                 }
             }
+            relieved = self.is_relieved(*done);
         }
         if let Some(active) = slot {
             match active.queue.publish(&self.ram) {
@@ -167,6 +204,9 @@ impl FaultSink {
             }
         }
         add(&self.counters.delivered, delivered);
+        // Under the lock. Whoever has come meanwhile goes on; nobody else is asked to.
+        self.advance(WANTED, NO_RELIEF);
+        !relieved
     }
 
     /// Takes a broken queue out of use until the reset that the driver is told to make; so it is logged once a reset.
@@ -212,4 +252,74 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+    use super::*;
+
+    fn sink(capacity: usize) -> FaultSink {
+        let ram = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 4096)]).unwrap());
+        FaultSink::new(capacity, GuestRam::new(ram).unwrap())
+    }
+
+    fn fault(sink: &FaultSink) {
+        sink.report(FaultCause::NotMapped, EndpointId(8), 0x1000, Access::Read);
+    }
+
+    /// Nobody asks for relief, and nothing waits or is lost.
+    fn is_at_rest(sink: &FaultSink) -> bool {
+        let counts = sink.counts();
+        sink.relief.load(Ordering::Relaxed) == NO_RELIEF
+            && (counts.waiting, counts.dropped()) == (0, counts.faults())
+    }
+
+    #[test]
+    fn a_turn_ends_when_another_thread_faults() {
+        let sink = sink(1024);
+        let mut active = lock(&sink.active);
+        // Found at work, so these wait.
+        (0..3 * TURN).for_each(|_| fault(&sink));
+        let mut done = 0;
+        sink.relief.store(COMING, Ordering::Relaxed);
+        assert!(!sink.deliver_all(&mut active, &mut done), "relieved");
+        assert_eq!((done, sink.counts().waiting), (TURN, 2 * TURN));
+        // The one that was coming, and nobody after it.
+        sink.relief.store(NO_RELIEF, Ordering::Relaxed);
+        drop(active);
+        sink.serve();
+        assert!(is_at_rest(&sink), "{:?}", sink.counts());
+    }
+
+    #[test]
+    fn who_finds_relief_wanted_takes_over() {
+        let sink = sink(1024);
+        let active = lock(&sink.active);
+        fault(&sink);
+        sink.relief.store(WANTED, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| fault(&sink));
+            while sink.relief.load(Ordering::Relaxed) != COMING {
+                std::thread::yield_now();
+            }
+            fault(&sink);
+            assert!(!next.is_finished());
+            drop(active);
+        });
+        assert!(is_at_rest(&sink), "{:?}", sink.counts());
+    }
+
+    #[test]
+    fn nothing_is_left_behind_by_many_turns() {
+        let sink = sink(100);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..20_000).for_each(|_| fault(&sink)));
+            }
+        });
+        assert_eq!(sink.counts().faults(), 80_000);
+        assert!(is_at_rest(&sink), "{:?}", sink.counts());
+    }
 }
