@@ -320,7 +320,7 @@ impl Domain {
             queue.announce(log, range);
         }
         let removed = table.unmap(guard, range).unwrap_or_else(|error| {
-            tracing::error!(%error, "a mapping that the host refused stays in the table");
+            virtio_transport::complain!(error, %error, "a mapping that the host refused stays in the table");
             Removed::default()
         });
         if let Some(log) = &self.log {
@@ -355,7 +355,7 @@ impl Domain {
         let flushed = mirrors.flush();
         mirrors.tidy();
         if let Err(error) = mirrors.catch_up(|| self.mappings(participant)) {
-            tracing::error!(domain = %self.id, %error, "a real device sees less than its domain has");
+            virtio_transport::complain!(error, domain = %self.id, %error, "a real device sees less than its domain has");
         }
         #[cfg(debug_assertions)]
         mirrors.check(&self.mappings(participant));

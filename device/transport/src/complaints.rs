@@ -26,6 +26,25 @@ impl Complaints {
     }
 }
 
+/// A log line of the caller's `tracing`, at this level, whenever [`Complaints`] of this place in the code admit one; its
+/// field `number` says how many times the place was reached, so how many lines were left out.
+///
+/// ```
+/// # use virtio_transport::complain;
+/// for error in 0..1000 {
+///     complain!(warn, %error, "request refused"); // Ten lines.
+/// }
+/// ```
+#[macro_export]
+macro_rules! complain {
+    ($level:ident, $($event:tt)+) => {{
+        static PLACE: $crate::Complaints = $crate::Complaints::new();
+        if let Some(number) = PLACE.admit() {
+            ::tracing::$level!(number, $($event)+);
+        }
+    }};
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

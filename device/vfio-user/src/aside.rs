@@ -57,7 +57,7 @@ fn submit(call: Call) {
         match spawned {
             Ok(_) => state.threads += 1,
             // The call waits for another thread, or for the next attempt.
-            Err(error) => tracing::warn!(%error, "no thread for a call that may block"),
+            Err(error) => virtio_transport::complain!(warn, %error, "no thread for a call that may block"),
         }
     }
     drop(state);
@@ -70,7 +70,7 @@ fn work() {
         if let Some((_, call)) = state.calls.pop_front() {
             drop(state);
             if catch_unwind(AssertUnwindSafe(call)).is_err() {
-                tracing::error!("a call that may block panicked");
+                virtio_transport::complain!(error, "a call that may block panicked");
             }
             state = lock();
             continue;

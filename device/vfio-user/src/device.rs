@@ -121,7 +121,7 @@ impl PciDevice {
         self.function.reset();
         self.irqs.clear();
         if let Err(error) = self.unmap_all() {
-            tracing::error!(%error, "guest memory is still mapped");
+            virtio_transport::complain!(error, %error, "guest memory is still mapped");
         }
     }
 }

@@ -11,6 +11,7 @@ use virtio_iommu::{
     spec::IovaRange,
     table::Mapping,
 };
+use virtio_transport::complain;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use crate::{
@@ -217,22 +218,25 @@ impl Endpoint {
         Some((region.as_ptr() as u64 + offset, region.len() - offset))
     }
 
-    /// Tells the user what the guest cannot be told.
     fn refused(&self, error: &ShadowError) -> BackendError {
-        let address = self.container.address();
-        match error {
-            ShadowError::Map { errno, .. } if let Some(remedy) = no_room(*errno) => {
-                tracing::warn!(address, %error, "{remedy}");
-                BackendError::NoMemory
-            }
-            ShadowError::Map { errno, .. } | ShadowError::Unmap { errno, .. } => {
-                tracing::warn!(address, %error, "VFIO refused");
-                BackendError::Refused { errno: *errno }
-            }
-            ShadowError::Overlap { .. } | ShadowError::Range { .. } | ShadowError::Split { .. } => {
-                tracing::warn!(address, %error, "a request that the IOMMU should have refused");
-                BackendError::Refused { errno: libc::EINVAL }
-            }
+        refused(self.container.address(), error)
+    }
+}
+
+/// Tells the user what the guest cannot be told; ever more rarely, for the guest decides how often.
+fn refused(address: &str, error: &ShadowError) -> BackendError {
+    match error {
+        ShadowError::Map { errno, .. } if let Some(remedy) = no_room(*errno) => {
+            complain!(warn, address, %error, "{remedy}");
+            BackendError::NoMemory
+        }
+        ShadowError::Map { errno, .. } | ShadowError::Unmap { errno, .. } => {
+            complain!(warn, address, %error, "VFIO refused");
+            BackendError::Refused { errno: *errno }
+        }
+        ShadowError::Overlap { .. } | ShadowError::Range { .. } | ShadowError::Split { .. } => {
+            complain!(warn, address, %error, "a request that the IOMMU should have refused");
+            BackendError::Refused { errno: libc::EINVAL }
         }
     }
 }
@@ -363,6 +367,11 @@ fn input_range(limits: &Limits) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use tracing::{
+        Event, Metadata, Subscriber,
+        span::{Attributes, Id, Record},
+    };
+
     use super::*;
 
     #[test]
@@ -370,6 +379,46 @@ mod tests {
         assert!(no_room(libc::ENOSPC).unwrap().contains("dma_entry_limit"));
         assert!(no_room(libc::ENOMEM).unwrap().contains("RLIMIT_MEMLOCK"));
         assert_eq!(no_room(libc::EEXIST), None);
+    }
+
+    /// Counts what is logged on this thread.
+    struct Lines(Arc<AtomicU64>);
+
+    impl Subscriber for Lines {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn requests_that_the_kernel_refuses_give_few_lines() {
+        let lines = Arc::new(AtomicU64::new(0));
+        tracing::subscriber::with_default(Lines(lines.clone()), || {
+            for _ in 0..10_000 {
+                for errno in [libc::ENOSPC, libc::EINVAL] {
+                    refused("0000:01:00.0", &ShadowError::Map { iova: 0, len: 4096, errno });
+                }
+                refused("0000:01:00.0", &ShadowError::Split { iova: 0, len: 4096, mapping: 0 });
+            }
+        });
+        let lines = lines.load(Ordering::Relaxed);
+        assert!((3..=3 * 14).contains(&lines), "{lines}");
     }
 
     #[test]

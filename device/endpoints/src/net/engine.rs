@@ -94,7 +94,7 @@ impl<P: DmaPort, O: DmaObserver> Engine<P, O> {
     /// A ring is broken; only a reset mends that (virtio 2.1.2).
     #[cold]
     fn fail(&mut self, error: &QueueError) {
-        tracing::warn!(%error, pair = self.pair, "network device stops: broken ring");
+        virtio_transport::complain!(warn, %error, pair = self.pair, "network device stops: broken ring");
         self.card.broken = true;
         self.card.counters.ring_failures += 1;
         self.status.fail(self.card.counters);

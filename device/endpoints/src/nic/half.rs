@@ -113,7 +113,7 @@ impl<P: DmaPort, W: Work> Half<P, W> {
     /// A ring is broken; only a reset mends that (virtio 2.1.2).
     #[cold]
     fn fail(&mut self, error: &QueueError) {
-        tracing::warn!(%error, queue = W::QUEUE, "network card stops: broken ring");
+        virtio_transport::complain!(warn, %error, queue = W::QUEUE, "network card stops: broken ring");
         self.counters.ring_failures += 1;
         *lock(&self.status.counters) = self.counters;
         self.status.broken.store(true, Ordering::Release);

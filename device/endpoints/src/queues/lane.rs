@@ -59,7 +59,7 @@ impl<P: DmaPort, O: DmaObserver, H: Handler> QueueLane<P, O, H> {
     #[cold]
     fn fail(&mut self, error: &QueueError) {
         let work = &mut self.work;
-        tracing::warn!(%error, queue = work.index, "queue stops: broken ring");
+        virtio_transport::complain!(warn, %error, queue = work.index, "queue stops: broken ring");
         work.broken = true;
         H::ring_failed(&mut work.counters);
         work.status.fail(work.counters);

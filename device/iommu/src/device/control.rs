@@ -253,7 +253,7 @@ impl Core {
             // The device may see more than it should: that is what the driver has to know.
             Err(remains) if mirror.is_blocked() => Err(remains),
             Err(dark) => {
-                tracing::error!(error = %dark, "a device sees nothing until its domain's next request");
+                virtio_transport::complain!(error, error = %dark, "a device sees nothing until its domain's next request");
                 Err(error)
             }
             Ok(()) => Err(error),
@@ -294,7 +294,7 @@ impl Core {
         let (Some(mirror), Some(slot)) = (&state.mirror, control.domains.get(&id)) else { return Ok(()) };
         let taken = slot.domain.mirrors.lock().dismiss(mirror);
         if let Err(error) = &taken {
-            tracing::error!(endpoint = %state.id, %error, "a device still sees what its domain had");
+            virtio_transport::complain!(error, endpoint = %state.id, %error, "a device still sees what its domain had");
         } else if self.bypass_unattached() {
             return self.rest(state);
         }
@@ -313,7 +313,7 @@ impl Core {
         let Some(mirror) = &endpoint.mirror else { return Ok(()) };
         let shown = self.present_resting(mirror);
         if let Err(error) = &shown {
-            tracing::error!(endpoint = %endpoint.id, %error, "an unattached device does not see what it should");
+            virtio_transport::complain!(error, endpoint = %endpoint.id, %error, "an unattached device does not see what it should");
         }
         if mirror.is_blocked() { shown } else { Ok(()) }
     }
@@ -385,7 +385,7 @@ impl Core {
         if let Err(error) = waited {
             // Of no queue; the first one's are the device's.
             self.lanes[0].counters.stuck();
-            tracing::error!(%error, "an endpoint still accesses memory it no longer has");
+            virtio_transport::complain!(error, %error, "an endpoint still accesses memory it no longer has");
         }
         graveyard.clear(self, &control.participant);
         waited.is_ok()

@@ -622,7 +622,7 @@ impl RequestWorker {
         let answers = self.removals.len();
         for unmap in mem::take(&mut self.overtaking) {
             if let Err(error) = self.unmap(&unmap) {
-                tracing::error!(%error, "a refused mapping stays");
+                virtio_transport::complain!(error, %error, "a refused mapping stays");
             }
         }
         // No request is being served, so none is to be answered.
@@ -663,7 +663,7 @@ impl RequestWorker {
         if let Err(error) = result {
             counters.stuck();
             self.undo_overtaking();
-            tracing::error!(%error, requests = self.removals.len(), "grace period given up");
+            virtio_transport::complain!(error, %error, requests = self.removals.len(), "grace period given up");
             self.stuck = self.announced;
             self.restate(status(&RequestError::from(error)));
         } else {
@@ -690,7 +690,7 @@ impl RequestWorker {
     fn flush(&mut self) {
         for domain in mem::take(&mut self.put_off) {
             if let Err(error) = domain.flush_mirrors(&self.participant) {
-                tracing::error!(%error, requests = self.removals.len(), "a real device may still see what was unmapped");
+                virtio_transport::complain!(error, %error, requests = self.removals.len(), "a real device may still see what was unmapped");
                 self.restate(status(&error));
             }
         }
@@ -709,7 +709,7 @@ impl RequestWorker {
 
     #[cold]
     fn fail(&mut self, error: &QueueError) {
-        tracing::error!(%error, "request queue broken; the device needs a reset");
+        virtio_transport::complain!(error, %error, "request queue broken; the device needs a reset");
         self.broken = true;
         self.core.broken.store(true, Ordering::Release);
         self.interrupt.config();

@@ -212,7 +212,7 @@ impl FaultSink {
     /// Takes a broken queue out of use until the reset that the driver is told to make; so it is logged once a reset.
     #[cold]
     fn fail(&self, slot: &mut Option<Active>, error: &QueueError) {
-        tracing::error!(%error, "event queue broken; the device needs a reset");
+        virtio_transport::complain!(error, %error, "event queue broken; the device needs a reset");
         // Release pairs with the Acquire in `is_broken`.
         self.broken.store(true, Ordering::Release);
         if let Some(active) = slot.take() {

@@ -13,6 +13,7 @@ mod bounded;
 mod bypass;
 mod caps;
 mod chains;
+mod complaints;
 mod events;
 mod fields;
 mod golden;

@@ -240,7 +240,7 @@ impl Shared {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let cause = text.or_else(|| panic.downcast_ref::<String>().cloned());
         let cause = cause.unwrap_or_else(|| "panic of an unknown type".to_owned());
-        tracing::error!(%cause, "queue worker panicked");
+        crate::complain!(error, %cause, "queue worker panicked");
         *lock(&self.failure) = Some(cause);
         // Release pairs with the Acquire in `failed`.
         self.failed.store(true, Ordering::Release);

@@ -15,7 +15,6 @@ use rustix::{
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send},
 };
 use thiserror::Error;
-use virtio_transport::Complaints;
 
 use super::{Body, add};
 use crate::{
@@ -98,7 +97,6 @@ pub(super) struct Connection<'s> {
     began: Option<Instant>,
     session: Session,
     buffer: Vec<u8>,
-    complaints: Complaints,
     /// Accesses to guest memory that failed before this client.
     lost: u64,
 }
@@ -118,7 +116,6 @@ impl<'s> Connection<'s> {
             began: None,
             session: Session::new(),
             buffer: vec![0; 4096],
-            complaints: Complaints::new(),
             lost: server.device.space().lost(),
         })
     }
@@ -217,9 +214,8 @@ impl<'s> Connection<'s> {
         let (reply, refusal) = served.map_err(|_| HangUp::Panic)?;
         if let Some(refusal) = refusal {
             add(&counters.refused);
-            if let Some(number) = self.complaints.admit() {
-                tracing::warn!(command, %refusal, number, "message refused");
-            }
+            // Of all connections together: a client may come again with each message.
+            virtio_transport::complain!(warn, command, %refusal, "message refused");
         }
         if self.server.device.space().lost() != self.lost {
             return Err(HangUp::MemoryLost);

@@ -237,7 +237,7 @@ impl Body {
             Ok((stream, _)) => Some(stream),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a client");
+                virtio_transport::complain!(warn, %error, "cannot accept a client");
                 // Out of descriptors, most likely: the client stays in line, others may leave meanwhile.
                 std::thread::sleep(Duration::from_millis(10));
                 None
@@ -257,7 +257,7 @@ impl Body {
             Ok(Ended::Stopped | Ended::ByClient) => tracing::info!(device, "client disconnected"),
             Err(error) => {
                 add(&self.counters.hung_up);
-                tracing::warn!(device, %error, "hung up on the client");
+                virtio_transport::complain!(warn, device, %error, "hung up on the client");
             }
         }
         stop
@@ -268,7 +268,7 @@ impl Body {
         if let Some(stream) = self.accept() {
             drop(Lent::from(OwnedFd::from(stream)));
             add(&self.counters.turned_away);
-            tracing::warn!("a second client was turned away: a device has one at a time");
+            virtio_transport::complain!(warn, "a second client was turned away: a device has one at a time");
         }
     }
 }
