@@ -7,6 +7,7 @@
 //! - `cargo xtask instructions` holds the hot paths' instruction counts against the committed ones;
 //! - `cargo xtask probes` builds the eBPF objects and with `--check` compares them with the committed ones;
 //! - `cargo xtask loom`, `shuttle` and `sanitizers` check the lock-free code;
+//! - `cargo xtask mutants` plants the faults of `dev/xtask/mutants` and expects a test to fail with each;
 //! - `cargo xtask soak` does all of that for long and writes `docs/soak.md`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool for developers")]
@@ -17,6 +18,7 @@ mod conformance;
 mod fuzz;
 mod instructions;
 mod models;
+mod mutants;
 mod probes;
 mod soak;
 
@@ -55,6 +57,8 @@ enum Task {
     Loom(models::LoomOptions),
     /// Check concurrent histories under random schedules for linearizability
     Shuttle(models::ShuttleOptions),
+    /// Plant known faults one by one: a test has to fail with each
+    Mutants(mutants::Options),
     /// Run Miri and ThreadSanitizer where the toolchain has them
     Sanitizers,
     /// Everything that takes too long for every commit; writes docs/soak.md
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
         Task::Probes { check } => probes::run(&root, check).map_err(|error| error.to_string()),
         Task::Loom(options) => models::loom(&root, &options).map_err(|error| error.to_string()),
         Task::Shuttle(options) => models::shuttle(&root, &options).map_err(|error| error.to_string()),
+        Task::Mutants(options) => mutants::run(&root, &options).map_err(|error| error.to_string()),
         Task::Sanitizers => models::sanitizers(&root).map_err(|error| error.to_string()),
         Task::Soak(options) => soak::run(&root, &options).map_err(|error| error.to_string()),
     };
