@@ -98,6 +98,9 @@ pub(crate) struct RunArgs {
     /// Address of the real disk that may be written to: what is on it is lost
     #[arg(long, value_name = "BDF", value_parser = bdf)]
     pub(crate) allow_writes: Option<String>,
+    /// Address of a real device that is taken although the host uses it, or may: what uses it breaks; may be given several times
+    #[arg(long, value_name = "BDF", value_parser = bdf)]
+    pub(crate) allow_in_use: Vec<String>,
     /// Only these modes, comma-separated: off, identity, lazy, strict
     #[arg(long, value_name = "MODE,…", value_delimiter = ',')]
     pub(crate) modes: Vec<String>,
@@ -244,7 +247,7 @@ impl FromStr for EndpointKind {
     }
 }
 
-/// `--allow-writes` with something else.
+/// `--allow-writes` or `--allow-in-use` with something else.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("expected a PCI address, such as 0000:01:00.0")]
 pub(crate) struct NoBdf;

@@ -123,6 +123,7 @@ fn without_vfio_it_is_a_missing_prerequisite() {
         (&["vfio-map", "--modes", "strict"], 2, "its mode is off"),
         (&["vfio-map", "--packets", "10"], 2, "--duration"),
         (&["fio-randread-4k", "--allow-writes", "disk"], 2, "0000:01:00.0"),
+        (&["fio-randread-4k", "--allow-in-use", "disk"], 2, "0000:01:00.0"),
         (&["iotlb-churn", "--endpoint", "passthrough"], 2, "transfer_bytes=4K"),
         (&["dma-throughput", "--endpoint", "passthrough", "--set", "transfer_bytes=4K"], 2, "neighbour=none"),
     ] {

@@ -59,6 +59,9 @@ fn job(args: &RunArgs) -> Result<Job, Failure> {
     option("out", Some(job::OUT_FOLDER.to_owned()));
     option("endpoint", args.endpoint.as_ref().map(EndpointKind::to_string));
     option("allow-writes", args.allow_writes.clone());
+    for address in &args.allow_in_use {
+        option("allow-in-use", Some(address.clone()));
+    }
     option("modes", (!args.modes.is_empty()).then(|| args.modes.join(",")));
     option("duration", args.duration.map(|time| format!("{}ms", time.as_millis())));
     option("packets", args.packets.map(|n| n.to_string()));

@@ -25,7 +25,7 @@ use super::{
     build::chain,
     card::{Card, CardCounts},
     hardware::{HardwareError, VfioTimer, left_behind, take, too_narrow},
-    real::recover,
+    real::{Allowed, recover},
 };
 use crate::{clock::WallClock, measure::Latencies};
 
@@ -48,13 +48,11 @@ impl Disk {
         matches!(case.test.device(), Wanted::Disk | Wanted::Engine)
     }
 
-    /// Takes over the disk at `wanted`, or the first that the host has no driver for. `allow_writes` is the address of the disk
-    /// that may be written to.
+    /// Takes over the disk at `wanted`, or the first that the host has no driver for.
     pub(super) fn open(
         cases: &[&CaseSpec],
         wanted: Option<&str>,
-        may_bind: bool,
-        allow_writes: Option<&str>,
+        allowed: Allowed<'_>,
     ) -> Result<Self, HardwareError> {
         let other = |error: &dyn Error| HardwareError::Other(chain(error));
         for case in cases {
@@ -63,19 +61,19 @@ impl Disk {
             }
         }
         let address = |text: &str| text.parse::<Address>().map_err(|error| other(&error));
-        let writable = allow_writes.map(address).transpose()?;
+        let writable = allowed.writes.map(address).transpose()?;
         recover()?;
         let disk = match wanted.map(address).transpose()? {
             Some(address) => named(address)?,
-            None => first(may_bind)
+            None => first(allowed.bind)
                 .map_err(|error| other(&error))?
-                .ok_or(HardwareError::NoDisk { bind: may_bind })?,
+                .ok_or(HardwareError::NoDisk { bind: allowed.bind })?,
         };
         let may_write = writable == Some(disk.address());
         if !may_write && let Some(case) = cases.iter().find(|case| load::writes(case)) {
             return Err(HardwareError::ReadOnly { address: disk.address(), case: case.id.clone() });
         }
-        let bound = take(&disk, may_bind)?;
+        let bound = take(&disk, allowed)?;
         let container = Container::open(&disk).map(Arc::new).map_err(|error| other(&error))?;
         let properties = properties(&disk, &container).map_err(|error| other(&error))?;
         Ok(Self { container, properties, writable: may_write, contents: Contents::default(), _bound: bound })

@@ -2,7 +2,6 @@
 
 use std::{
     error::Error,
-    fs,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -17,6 +16,7 @@ use iommu_passthrough::{
     bind::{self, BindError, Bound, Plan},
     endpoint::{Forward, Observer, properties},
     sysfs::{SYSFS, VFIO_DRIVER},
+    usage::Host,
 };
 use iommu_workloads::{
     Bus, CaseSpec, Mode, MonotonicClock, NullRecorder,
@@ -38,7 +38,7 @@ use vm_memory::GuestMemoryMmap;
 use super::{
     build::{chain, guest_memory},
     card::{Card, CardCounts},
-    real::recover,
+    real::{Allowed, recover},
 };
 use crate::{clock::WallClock, measure::Latencies};
 
@@ -158,11 +158,11 @@ pub(crate) struct Hardware {
 
 impl Hardware {
     /// Takes over the card at `wanted`, or the first, and the first other one. What crashed runs left is undone before.
-    pub(crate) fn open(wanted: Option<&str>, may_bind: bool) -> Result<Self, HardwareError> {
+    pub(crate) fn open(wanted: Option<&str>, allowed: Allowed<'_>) -> Result<Self, HardwareError> {
         let other = |error: &dyn Error| HardwareError::Other(chain(error));
         recover()?;
         let [near, far] = choose(wanted)?;
-        let bound = take_both([&near, &far], may_bind)?;
+        let bound = take_both([&near, &far], allowed)?;
         let open = |card| Container::open(card).map(Arc::new).map_err(|error| other(&error));
         let (near_container, far_container) = (open(&near)?, open(&far)?);
         let properties = properties(&near, &near_container).map_err(|error| other(&error))?;
@@ -268,8 +268,8 @@ fn choose(wanted: Option<&str>) -> Result<[PciDevice; 2], HardwareError> {
 }
 
 /// Binds both cards; what is to be done for both is said at once.
-fn take_both(cards: [&PciDevice; 2], may_bind: bool) -> Result<Vec<Bound>, HardwareError> {
-    match cards.map(|card| take(card, may_bind)) {
+fn take_both(cards: [&PciDevice; 2], allowed: Allowed<'_>) -> Result<Vec<Bound>, HardwareError> {
+    match cards.map(|card| take(card, allowed)) {
         [
             Err(HardwareError::Unbound { address, commands }),
             Err(HardwareError::Unbound { commands: others, .. }),
@@ -279,10 +279,9 @@ fn take_both(cards: [&PciDevice; 2], may_bind: bool) -> Result<Vec<Bound>, Hardw
 }
 
 /// Binds the card, if it is not bound and may be.
-pub(super) fn take(card: &PciDevice, may_bind: bool) -> Result<Bound, HardwareError> {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let plan = Plan::new(card, &read("/proc/mounts"), &read("/proc/swaps"))?;
-    if !may_bind && !plan.bind.is_empty() {
+pub(super) fn take(card: &PciDevice, allowed: Allowed<'_>) -> Result<Bound, HardwareError> {
+    let plan = if allowed.takes(card) { Plan::regardless(card)? } else { Plan::new(card, &Host::default())? };
+    if !allowed.bind && !plan.bind.is_empty() {
         let commands = plan.bind.iter().map(|step| format!("  {step}")).collect::<Vec<_>>().join("\n");
         return Err(HardwareError::Unbound { address: card.address(), commands });
     }

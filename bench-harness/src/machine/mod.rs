@@ -23,7 +23,7 @@ pub(crate) use build::chain;
 pub(crate) use hardware::HardwareError;
 pub(crate) use inject::EndpointFault;
 pub(crate) use local::{LocalMachine, LocalOptions, Time};
-pub(crate) use real::Real;
+pub(crate) use real::{Allowed, Real};
 pub(crate) use record::{RecordLimits, RecordedSlice, Recording};
 
 /// How much a slice does.

@@ -24,6 +24,24 @@ use crate::{clock::WallClock, measure::Latencies};
 /// Class of bridges.
 const BRIDGE: u32 = 0x06;
 
+/// What the command line allows to be done to real devices.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Allowed<'a> {
+    /// Binding them to vfio-pci.
+    pub(crate) bind: bool,
+    /// Address of the disk that may be written to.
+    pub(crate) writes: Option<&'a str>,
+    /// Addresses of devices that are taken although the host uses them.
+    pub(crate) in_use: &'a [String],
+}
+
+impl Allowed<'_> {
+    /// Whether the device may be taken from the host; an address without a domain means domain 0000.
+    pub(super) fn takes(&self, device: &PciDevice) -> bool {
+        self.in_use.iter().any(|text| text.parse() == Ok(device.address()))
+    }
+}
+
 /// What a run's passthrough cases have.
 pub(crate) enum Real {
     /// Two network cards.
@@ -42,26 +60,24 @@ pub(crate) struct Bare {
 }
 
 impl Real {
-    /// Takes over what the cases need: the device at `wanted`, or the first that will do. `allow_writes` is the address of
-    /// the disk that may be written to.
+    /// Takes over what the cases need: the device at `wanted`, or the first that will do.
     pub(crate) fn open(
         cases: &[&CaseSpec],
         wanted: Option<&str>,
-        may_bind: bool,
-        allow_writes: Option<&str>,
+        allowed: Allowed<'_>,
     ) -> Result<Self, HardwareError> {
         let bare = |case: &&CaseSpec| case.test.device() == Wanted::Container;
         if cases.iter().all(bare) {
-            return Bare::open(wanted, may_bind).map(Self::Bare);
+            return Bare::open(wanted, allowed).map(Self::Bare);
         }
         if cases.iter().all(|case| Disk::suits(case)) {
-            return Disk::open(cases, wanted, may_bind, allow_writes).map(Self::Disk);
+            return Disk::open(cases, wanted, allowed).map(Self::Disk);
         }
         if cases.iter().any(|case| Disk::suits(case) || bare(case)) {
             return Err(HardwareError::Mixed);
         }
         cases.iter().try_for_each(|case| Hardware::check(case))?;
-        Hardware::open(wanted, may_bind).map(Self::Nics)
+        Hardware::open(wanted, allowed).map(Self::Nics)
     }
 
     /// The address of the device that is measured.
@@ -106,7 +122,7 @@ impl Real {
 }
 
 impl Bare {
-    fn open(wanted: Option<&str>, may_bind: bool) -> Result<Self, HardwareError> {
+    fn open(wanted: Option<&str>, allowed: Allowed<'_>) -> Result<Self, HardwareError> {
         let other = |error: &dyn Error| HardwareError::Other(chain(error));
         recover()?;
         let device = match wanted {
@@ -114,11 +130,11 @@ impl Bare {
                 let address: Address = text.parse().map_err(|error| other(&error))?;
                 PciDevice::new(Path::new(SYSFS), address).map_err(|error| other(&error))?
             }
-            None => first(may_bind)
+            None => first(allowed.bind)
                 .map_err(|error| other(&error))?
-                .ok_or(HardwareError::NoDevice { bind: may_bind })?,
+                .ok_or(HardwareError::NoDevice { bind: allowed.bind })?,
         };
-        let bound = take(&device, may_bind)?;
+        let bound = take(&device, allowed)?;
         let container = Arc::new(Container::open(&device).map_err(|error| other(&error))?);
         Ok(Self { container, _bound: bound })
     }

@@ -13,7 +13,7 @@ use crate::{
     duration,
     failure::Failure,
     guest,
-    machine::{Amount, HardwareError, Real, RecordLimits, chain},
+    machine::{Allowed, Amount, HardwareError, Real, RecordLimits, chain},
     plan::{self, Step},
 };
 
@@ -108,7 +108,9 @@ impl Request {
             Some(EndpointKind::Passthrough(bdf)) => bdf.as_deref(),
             _ => None,
         };
-        Real::open(&real, wanted, args.bind, args.allow_writes.as_deref()).map(Some).map_err(missing)
+        let allowed =
+            Allowed { bind: args.bind, writes: args.allow_writes.as_deref(), in_use: &args.allow_in_use };
+        Real::open(&real, wanted, allowed).map(Some).map_err(missing)
     }
 
     /// Narrows every case to what the real devices can do, so that all cases do the same work; says what it changed.

@@ -13,7 +13,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::sysfs::{Address, PciDevice, SysfsError, VFIO_DRIVER};
+use crate::{
+    sysfs::{Address, PciDevice, SysfsError, VFIO_DRIVER},
+    usage::{Host, Use, in_use},
+};
 
 /// Where journals are, unless the caller names a place: a folder that is empty after a reboot, as bindings are.
 pub const JOURNALS: &str = "/run/iommu-bench/bindings";
@@ -21,13 +24,15 @@ pub const JOURNALS: &str = "/run/iommu-bench/bindings";
 /// A device that is not handed over.
 #[derive(Debug, Error)]
 pub enum BindError {
-    /// The host uses it.
-    #[error("PCI device {address} is in use: {why}")]
+    /// The host uses it, or may.
+    #[error(
+        "PCI device {address} is in use: {why}; --allow-in-use {address} takes it all the same, and breaks what uses it"
+    )]
     InUse {
         /// Its address.
         address: Address,
-        /// By whom, and what to do.
-        why: String,
+        /// Use and remedy.
+        why: Use,
     },
     /// Sysfs.
     #[error(transparent)]
@@ -104,19 +109,30 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Looks what is to be done.
+    /// Steps for a device that the host does not use.
     ///
     /// # Errors
-    /// When the host uses the device, or it is in no IOMMU group.
-    pub fn new(device: &PciDevice, mounts: &str, swaps: &str) -> Result<Self, BindError> {
+    /// When the host uses the device or may use it, or it is in no IOMMU group.
+    pub fn new(device: &PciDevice, host: &Host) -> Result<Self, BindError> {
+        let plan = Self::regardless(device)?;
+        if !plan.bind.is_empty()
+            && let Some(why) = in_use(device, host)?
+        {
+            return Err(BindError::InUse { address: device.address(), why });
+        }
+        Ok(plan)
+    }
+
+    /// Steps for a device, whether the host uses it or not.
+    ///
+    /// # Errors
+    /// When it is in no IOMMU group.
+    pub fn regardless(device: &PciDevice) -> Result<Self, BindError> {
         let address = device.address();
         device.group()?;
         let driver = device.driver();
         if driver.as_deref() == Some(VFIO_DRIVER) {
             return Ok(Self { address: address.to_string(), bind: Vec::new(), undo: Vec::new() });
-        }
-        if let Some(why) = device.in_use(mounts, swaps)? {
-            return Err(BindError::InUse { address, why });
         }
         let folder = device.folder();
         let bus = folder.parent().and_then(Path::parent).unwrap_or(folder);
@@ -254,7 +270,7 @@ mod tests {
     fn the_plan_is_what_one_would_type() {
         let root = tempfile::tempdir().unwrap();
         let device = device(root.path(), Some("virtio-pci"));
-        let plan = Plan::new(&device, "", "").unwrap();
+        let plan = Plan::new(&device, &Host::default()).unwrap();
         let commands: Vec<String> = plan.bind.iter().map(Step::to_string).collect();
         let folder = device.folder().display().to_string();
         let probe = root.path().join("bus/pci/drivers_probe").display().to_string();
@@ -273,7 +289,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let journals = root.path().join("journals");
         let device = device(root.path(), Some("virtio-pci"));
-        let plan = Plan::new(&device, "", "").unwrap();
+        let plan = Plan::new(&device, &Host::default()).unwrap();
         // Nothing rebinds the device of a folder of plain files.
         let error = Bound::new(&device, plan, &journals).unwrap_err();
         assert!(
@@ -288,7 +304,7 @@ mod tests {
     fn a_device_that_is_bound_already_is_left_alone() {
         let root = tempfile::tempdir().unwrap();
         let device = device(root.path(), Some(VFIO_DRIVER));
-        let plan = Plan::new(&device, "", "").unwrap();
+        let plan = Plan::new(&device, &Host::default()).unwrap();
         assert!(plan.bind.is_empty());
         drop(Bound::new(&device, plan, &root.path().join("journals")).unwrap());
         assert_eq!(fs::read_to_string(device.folder().join("driver_override")).unwrap(), "");
@@ -299,7 +315,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let journals = root.path().join("journals");
         let device = device(root.path(), Some("virtio-pci"));
-        let plan = Plan::new(&device, "", "").unwrap();
+        let plan = Plan::new(&device, &Host::default()).unwrap();
         let (path, lock) = note(device.address(), &plan, &journals).unwrap();
         assert!(matches!(note(device.address(), &plan, &journals), Err(BindError::Taken { .. })));
         assert_eq!(recover(&journals).unwrap(), [""; 0], "its process lives");
@@ -318,9 +334,15 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let device = device(root.path(), Some("nvme"));
         let disk = device.folder().join("nvme/nvme0/nvme0n1");
-        fs::create_dir_all(&disk).unwrap();
+        fs::create_dir_all(disk.join("holders/dm-0")).unwrap();
         std::os::unix::fs::symlink("/sys/class/block", disk.join("subsystem")).unwrap();
-        let error = Plan::new(&device, "/dev/nvme0n1p1 / ext4\n", "").unwrap_err();
-        assert!(matches!(&error, BindError::InUse { why, .. } if why.contains("umount")), "{error}");
+        fs::write(device.folder().join("class"), "0x010802\n").unwrap();
+        let error = Plan::new(&device, &Host::default()).unwrap_err();
+        assert!(
+            matches!(&error, BindError::InUse { why: Use::Held { holder, .. }, .. } if holder == "dm-0"),
+            "{error}"
+        );
+        assert!(error.to_string().contains("--allow-in-use 0000:01:00.0"), "{error}");
+        assert_eq!(Plan::regardless(&device).unwrap().bind.len(), 3);
     }
 }

@@ -1,6 +1,8 @@
 //! Real devices behind the virtio-iommu, through VFIO.
 //!
-//! - [`sysfs`]: what the host says about a PCI device: group, driver, reserved regions, whether it is in use.
+//! - [`sysfs`]: what the host says about a PCI device: group, driver, reserved regions.
+//! - [`usage`]: whether the host uses a device.
+//! - [`texts`]: the formats of sysfs and procfs files.
 //! - [`bind`]: hands a device to vfio-pci and back, after a crash too.
 //! - [`container`]: a VFIO container (type 1 v2) with one device in it.
 //! - `shadow`: what is mapped there, in step with the kernel whatever fails.
@@ -16,6 +18,8 @@ pub mod function;
 pub mod region;
 mod shadow;
 pub mod sysfs;
+pub mod texts;
+pub mod usage;
 
 pub use container::{Container, ContainerError};
 pub use endpoint::Endpoint;

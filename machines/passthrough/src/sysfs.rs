@@ -8,6 +8,8 @@ use std::{
 
 use thiserror::Error;
 
+use crate::texts;
+
 /// The driver that hands devices to user space.
 pub const VFIO_DRIVER: &str = "vfio-pci";
 /// Where the kernel describes itself.
@@ -147,6 +149,11 @@ impl PciDevice {
         self.address
     }
 
+    /// The sysfs it is part of.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Its folder in sysfs.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -230,114 +237,26 @@ impl PciDevice {
     pub fn reserved_regions(&self) -> Result<Vec<Reserved>, SysfsError> {
         let path = self.group_folder()?.join("reserved_regions");
         let text = read(&path)?;
-        let region = |line: &str| -> Option<Reserved> {
-            let mut words = line.split_whitespace();
-            let mut number = || u64::from_str_radix(words.next()?.trim_start_matches("0x"), 16).ok();
-            let (start, end) = (number()?, number()?);
-            (start <= end).then(|| Reserved { start, end, kind: words.next().unwrap_or_default().to_owned() })
-        };
-        let lines = text.lines().filter(|line| !line.trim().is_empty());
-        lines
-            .map(|line| {
-                region(line).ok_or_else(|| SysfsError::Content { path: path.clone(), text: line.to_owned() })
-            })
-            .collect()
-    }
-
-    /// Why it must not be taken from the host: network interfaces that are up, disks that are mounted or swapped to.
-    /// `mounts` and `swaps` are the texts of `/proc/mounts` and `/proc/swaps`.
-    ///
-    /// # Errors
-    /// When sysfs cannot be read.
-    pub fn in_use(&self, mounts: &str, swaps: &str) -> Result<Option<String>, SysfsError> {
-        for interface in below(&self.folder, "net")? {
-            let flags = read(&interface.join("flags")).unwrap_or_default();
-            let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
-            const IFF_UP: u32 = 1;
-            if flags & IFF_UP != 0 {
-                let name = file_name(&interface);
-                return Ok(Some(format!("network interface {name} is up; `ip link set {name} down` first")));
-            }
-        }
-        let used = |text: &str, disk: &str| {
-            let first = text.lines().filter_map(|line| line.split_whitespace().next());
-            let of_disk = |path: &str| path.strip_prefix("/dev/").is_some_and(|name| name.starts_with(disk));
-            first.filter(|path| of_disk(path)).map(str::to_owned).next()
-        };
-        for disk in below(&self.folder, "block")? {
-            let name = file_name(&disk);
-            if let Some(path) = used(mounts, &name) {
-                return Ok(Some(format!("{path} is mounted; `umount {path}` first")));
-            }
-            if let Some(path) = used(swaps, &name) {
-                return Ok(Some(format!("{path} is swap space; `swapoff {path}` first")));
-            }
-            for part in [disk.clone()].into_iter().chain(partitions(&disk, &name)?) {
-                let holders = part.join("holders");
-                let holders = if holders.is_dir() { names(&holders)? } else { Vec::new() };
-                if let Some(holder) = holders.first() {
-                    return Ok(Some(format!(
-                        "{} is part of {holder} (LVM, RAID or encryption)",
-                        file_name(&part)
-                    )));
-                }
-            }
-        }
-        Ok(None)
+        texts::reserved_regions(&text).map_err(|text| SysfsError::Content { path, text })
     }
 
     fn hex(&self, file: &str) -> Result<u64, SysfsError> {
         let path = self.folder.join(file);
         let text = read(&path)?;
-        let digits = text.trim().trim_start_matches("0x");
-        u64::from_str_radix(digits, 16)
-            .map_err(|_| SysfsError::Content { path, text: text.trim().to_owned() })
+        texts::hex(&text).ok_or_else(|| SysfsError::Content { path, text: text.trim().to_owned() })
     }
 }
 
-fn partitions(disk: &Path, name: &str) -> Result<Vec<PathBuf>, SysfsError> {
-    let inside = names(disk)?;
-    Ok(inside.into_iter().filter(|part| part.starts_with(name)).map(|part| disk.join(part)).collect())
-}
-
-/// What a device has of a class, at most four folders below it: an NVMe controller's disks lie below the controller, a
-/// virtio card's interface below the virtio device. What it has links back to its class.
-fn below(folder: &Path, class: &str) -> Result<Vec<PathBuf>, SysfsError> {
-    const LEVELS: usize = 4;
-    let (mut found, mut level) = (Vec::new(), vec![folder.to_owned()]);
-    for _ in 0..LEVELS {
-        let mut next = Vec::new();
-        for folder in level {
-            for name in names(&folder)? {
-                let inner = folder.join(&name);
-                // Links lead to other devices and back.
-                if !inner.symlink_metadata().is_ok_and(|data| data.is_dir()) {
-                    continue;
-                }
-                let link = fs::read_link(inner.join("subsystem")).unwrap_or_default();
-                let partition = inner.join("partition").exists();
-                if file_name(&link) == class && !partition {
-                    found.push(inner);
-                } else {
-                    next.push(inner);
-                }
-            }
-        }
-        level = next;
-    }
-    Ok(found)
-}
-
-fn file_name(path: &Path) -> String {
+pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn read(path: &Path) -> Result<String, SysfsError> {
+pub(crate) fn read(path: &Path) -> Result<String, SysfsError> {
     fs::read_to_string(path).map_err(|source| SysfsError::Io { path: path.to_owned(), source })
 }
 
 /// Names in a folder, sorted.
-fn names(folder: &Path) -> Result<Vec<String>, SysfsError> {
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>, SysfsError> {
     let failed = |source| SysfsError::Io { path: folder.to_owned(), source };
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
@@ -376,7 +295,7 @@ pub(crate) mod tests {
         device
     }
 
-    fn of_class(place: &Path, class: &str) {
+    pub(crate) fn of_class(place: &Path, class: &str) {
         fs::create_dir_all(place).unwrap();
         symlink(Path::new("/sys/class").join(class), place.join("subsystem")).unwrap();
     }
@@ -424,36 +343,6 @@ pub(crate) mod tests {
         let device = PciDevice::new(root.path(), "01:00.0".parse().unwrap()).unwrap();
         let error = device.group().unwrap_err().to_string();
         assert!(error.contains("intel_iommu=on"), "{error}");
-    }
-
-    #[test]
-    fn an_interface_that_is_up_is_in_use() {
-        let root = tempfile::tempdir().unwrap();
-        let folder = host(root.path(), "0000:01:00.0", Some("virtio-pci"));
-        let interface = folder.join("virtio0/net/eth3");
-        of_class(&interface, "net");
-        let device = PciDevice::new(root.path(), "01:00.0".parse().unwrap()).unwrap();
-        fs::write(interface.join("flags"), "0x1002\n").unwrap();
-        assert_eq!(device.in_use("", "").unwrap(), None);
-        fs::write(interface.join("flags"), "0x1003\n").unwrap();
-        assert!(device.in_use("", "").unwrap().unwrap().contains("ip link set eth3 down"));
-    }
-
-    #[test]
-    fn a_disk_that_is_mounted_swapped_to_or_held_is_in_use() {
-        let root = tempfile::tempdir().unwrap();
-        let folder = host(root.path(), "0000:01:00.0", Some("nvme"));
-        let disk = folder.join("nvme/nvme0/nvme0n1");
-        of_class(&disk, "block");
-        fs::create_dir_all(disk.join("nvme0n1p2/holders")).unwrap();
-        let device = PciDevice::new(root.path(), "01:00.0".parse().unwrap()).unwrap();
-        assert_eq!(device.in_use("/dev/sda1 / ext4\n", "").unwrap(), None);
-        let mounted = device.in_use("/dev/nvme0n1p2 /home ext4 rw 0 0\n", "").unwrap().unwrap();
-        assert!(mounted.contains("umount /dev/nvme0n1p2"), "{mounted}");
-        let swap = device.in_use("", "Filename Type\n/dev/nvme0n1p1 partition\n").unwrap().unwrap();
-        assert!(swap.contains("swapoff"), "{swap}");
-        fs::create_dir(disk.join("nvme0n1p2/holders/dm-0")).unwrap();
-        assert!(device.in_use("", "").unwrap().unwrap().contains("dm-0"));
     }
 
     /// A further device of group 7.

@@ -11,6 +11,7 @@ use iommu_passthrough::{
     Container, Endpoint, PciDevice, VfioFunction,
     bind::{Bound, Plan},
     sysfs::SYSFS,
+    usage::Host,
 };
 use iommu_probes::{Filter, Group, Kind, ProbeData, ProbeSet, Snapshot, catalogue};
 use iommu_workloads::pci::PciFunction;
@@ -47,7 +48,7 @@ struct Rig {
 fn rig() -> Rig {
     let all = PciDevice::all(Path::new(SYSFS)).unwrap();
     let edu = all.into_iter().find(|device| device.id().unwrap() == EDU).expect("the lab has the device");
-    let plan = Plan::new(&edu, "", "").unwrap();
+    let plan = Plan::new(&edu, &Host::default()).unwrap();
     let bound = Bound::new(&edu, plan, Path::new("/run/bindings")).unwrap();
     let container = Arc::new(Container::open(&edu).unwrap());
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).unwrap();

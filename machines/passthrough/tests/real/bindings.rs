@@ -11,6 +11,7 @@ use iommu_passthrough::{
     Container, ContainerError, PciDevice,
     bind::{self, Bound, Plan},
     sysfs::{SYSFS, VFIO_DRIVER},
+    usage::Host,
 };
 use virtio_iommu::passthrough::Backend;
 
@@ -45,7 +46,7 @@ pub(crate) fn binding_is_done_and_undone() {
     assert_eq!(fs::read_dir(JOURNALS).unwrap().count(), 0);
     // A card goes back to the driver it came from.
     let [card, _] = net_cards();
-    let held = Bound::new(&card, Plan::new(&card, "", "").unwrap(), Path::new(JOURNALS)).unwrap();
+    let held = Bound::new(&card, Plan::new(&card, &Host::default()).unwrap(), Path::new(JOURNALS)).unwrap();
     assert_eq!(card.driver().as_deref(), Some(VFIO_DRIVER));
     drop(held);
     assert_eq!(card.driver().as_deref(), Some("virtio-pci"));
@@ -64,7 +65,8 @@ fn in_company() -> PciDevice {
 
 pub(crate) fn a_group_with_a_host_device_is_not_viable() {
     let device = in_company();
-    let held = Bound::new(&device, Plan::new(&device, "", "").unwrap(), Path::new(JOURNALS)).unwrap();
+    let held =
+        Bound::new(&device, Plan::new(&device, &Host::default()).unwrap(), Path::new(JOURNALS)).unwrap();
     let error = Container::open(&device).err().expect("the host drives the other");
     let ContainerError::NotViable { others, .. } = &error else { panic!("{error:?}") };
     assert!(others.iter().any(|other| other.contains("virtio-pci")), "{error}");

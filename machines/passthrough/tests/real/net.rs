@@ -10,6 +10,7 @@ use iommu_passthrough::{
     Container, Endpoint, PciDevice, VfioFunction,
     bind::{Bound, Plan},
     endpoint::properties,
+    usage::Host,
 };
 use iommu_workloads::{
     Bus, Mode, MonotonicClock, NullRecorder, Scenario,
@@ -64,7 +65,7 @@ impl Backend for Watched {
 }
 
 fn taken(card: &PciDevice) -> (Bound, Arc<Container>) {
-    let bound = Bound::new(card, Plan::new(card, "", "").unwrap(), Path::new(JOURNALS)).unwrap();
+    let bound = Bound::new(card, Plan::new(card, &Host::default()).unwrap(), Path::new(JOURNALS)).unwrap();
     (bound, Arc::new(Container::open(card).unwrap()))
 }
 

@@ -6,6 +6,7 @@ use iommu_passthrough::{
     Container, Endpoint, PciDevice, VfioFunction,
     bind::{Bound, Plan},
     sysfs::SYSFS,
+    usage::Host,
 };
 use iommu_workloads::{
     MonotonicClock, NullRecorder,
@@ -46,7 +47,7 @@ struct Rig {
 }
 
 fn rig() -> Rig {
-    let plan = Plan::new(&disk(), "", "").unwrap();
+    let plan = Plan::new(&disk(), &Host::default()).unwrap();
     let bound = Bound::new(&disk(), plan, Path::new(JOURNALS)).unwrap();
     let container = Arc::new(Container::open(&disk()).unwrap());
     let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap());

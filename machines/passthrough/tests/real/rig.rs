@@ -14,6 +14,7 @@ use iommu_passthrough::{
     bind::{Bound, Plan},
     endpoint::Forward,
     sysfs::SYSFS,
+    usage::Host,
 };
 use iommu_workloads::pci::PciFunction;
 use virtio_iommu::{
@@ -47,7 +48,7 @@ pub(crate) fn net_cards() -> [PciDevice; 2] {
 }
 
 pub(crate) fn bound() -> Bound {
-    Bound::new(&edu(), Plan::new(&edu(), "", "").unwrap(), Path::new(JOURNALS)).unwrap()
+    Bound::new(&edu(), Plan::new(&edu(), &Host::default()).unwrap(), Path::new(JOURNALS)).unwrap()
 }
 
 /// The device, its memory, and what it sees of it. Dropped in this order.
