@@ -5,7 +5,8 @@ use std::{io, path::Path, process::Command};
 use thiserror::Error;
 
 /// The targets of `dev/fuzz/`.
-const TARGETS: [&str; 6] = ["ring", "requests", "state", "sites", "pci", "vfio_user"];
+const TARGETS: [&str; 9] =
+    ["ring", "requests", "state", "sites", "pci", "vfio_user", "nvme", "sysfs", "tracefs"];
 
 /// How long, and what.
 #[derive(clap::Args)]
