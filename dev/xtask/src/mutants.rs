@@ -2,6 +2,7 @@
 //! copy of the committed tree, and the named tests have to fail with it.
 
 use std::{
+    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
     process::Command,
@@ -9,6 +10,12 @@ use std::{
 };
 
 use serde::Deserialize;
+
+/// Where a whole run is recorded.
+const PAGE: &str = "docs/mutants.md";
+const KILLED: &str = "killed";
+/// A test that hangs has noticed, too. In seconds, for one build or one test.
+const LIMIT_SECONDS: &str = "600";
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -50,16 +57,21 @@ pub(crate) fn run(root: &Path, options: &Options) -> io::Result<()> {
         return Ok(());
     }
     let scratch = scratch(root)?;
-    let mut failures = 0_usize;
+    let mut outcomes = Vec::new();
     let chosen = faults
         .iter()
         .filter(|fault| options.only.as_ref().is_none_or(|name| fault.name.contains(name.as_str())));
     for fault in chosen {
         let start = Instant::now();
         let outcome = fault.plant(&scratch)?;
-        failures = failures.saturating_add(usize::from(outcome != "killed"));
         println!("{outcome}: {} ({}, {} s)", fault.name, fault.filter, start.elapsed().as_secs());
+        outcomes.push((fault, outcome));
     }
+    discard(root, &scratch)?;
+    if options.only.is_none() {
+        fs::write(root.join(PAGE), page(root, &outcomes))?;
+    }
+    let failures = outcomes.iter().filter(|(_, outcome)| *outcome != KILLED).count();
     if failures > 0 {
         return Err(io::Error::other(format!("{failures} faults survived or could not be built")));
     }
@@ -85,12 +97,41 @@ fn scratch(root: &Path) -> io::Result<PathBuf> {
     let path = root.join("target/mutants/tree");
     let git = |arguments: &[&str]| Command::new("git").current_dir(root).args(arguments).arg(&path).status();
     if path.exists() {
-        git(&["worktree", "remove", "--force"])?;
+        discard(root, &path)?;
     }
     if !git(&["worktree", "add", "--force", "--detach"])?.success() {
         return Err(io::Error::other("git could not make the scratch work tree"));
     }
     Ok(path)
+}
+
+fn discard(root: &Path, tree: &Path) -> io::Result<()> {
+    Command::new("git")
+        .current_dir(root)
+        .args(["worktree", "remove", "--force"])
+        .arg(tree)
+        .status()
+        .map(|_| ())
+}
+
+/// The committed record of a whole run.
+fn page(root: &Path, outcomes: &[(&Fault, &str)]) -> String {
+    let revision = Command::new("git").current_dir(root).args(["rev-parse", "--short", "HEAD"]).output();
+    let revision = revision.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let killed = outcomes.iter().filter(|(_, outcome)| *outcome == KILLED).count();
+    let mut page = format!(
+        "# Planted faults\n\nFaults of ordering, grace and permission that `cargo xtask mutants` planted one by one \
+         (`dev/xtask/mutants/`), and the test\nthat was run against each. Revision {}: {killed} of {} killed.\n\n\
+         | file | fault | test | outcome |\n|---|---|---|---|\n",
+        revision.unwrap_or_default(),
+        outcomes.len()
+    );
+    for (fault, outcome) in outcomes {
+        let kind = if fault.loom { "loom: " } else { "" };
+        let _ =
+            writeln!(page, "| `{}` | {} | {kind}`{}` | {outcome} |", fault.file, fault.name, fault.filter);
+    }
+    page
 }
 
 impl Fault {
@@ -116,12 +157,13 @@ impl Fault {
         Ok(match (built, passed) {
             (false, _) => "does not compile",
             (true, true) => "survived",
-            (true, false) => "killed",
+            (true, false) => KILLED,
         })
     }
 
     fn cargo(&self, tree: &Path, only_build: bool) -> io::Result<bool> {
-        let mut command = Command::new("cargo");
+        let mut command = Command::new("timeout");
+        command.args([LIMIT_SECONDS, "cargo"]);
         command.current_dir(tree).args(["test", "--quiet", "--locked", "-p", &self.package]);
         command.env("RUST_BACKTRACE", "0");
         if self.loom {
