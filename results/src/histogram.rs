@@ -184,6 +184,21 @@ fn check_claims(bytes: &[u8]) -> Result<(), HistogramError> {
     if digits > MAX_DIGITS {
         return Err(HistogramError::TooLarge { what: "significant digits", limit: u64::from(MAX_DIGITS) });
     }
+    check_runs(&bytes[V2_HEADER_BYTES.min(bytes.len())..][..payload as usize])
+}
+
+/// Refuses the one number that the decoder cannot negate: numbers below zero are runs of empty counters, and nine bytes
+/// of ones are the lowest of 64 bits.
+fn check_runs(mut payload: &[u8]) -> Result<(), HistogramError> {
+    const LONGEST: usize = 9;
+    while !payload.is_empty() {
+        let more = payload.iter().take(LONGEST - 1).take_while(|byte| **byte >= 0x80).count();
+        let (number, rest) = payload.split_at((more + 1).min(payload.len()));
+        if number == [0xff; LONGEST] {
+            return Err(HistogramError::Decode(DeserializeError::UsizeTypeTooSmall));
+        }
+        payload = rest;
+    }
     Ok(())
 }
 
@@ -216,6 +231,36 @@ pub struct HistogramSummary {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A V2 histogram with this payload.
+    fn with_payload(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = V2_COOKIE.to_be_bytes().to_vec();
+        bytes.extend((payload.len() as u32).to_be_bytes());
+        bytes.extend([0, 3_u32].iter().flat_map(|word| word.to_be_bytes()));
+        bytes.extend([1, 1_000_000_u64].iter().flat_map(|word| word.to_be_bytes()));
+        bytes.extend(1.0_f64.to_be_bytes());
+        bytes.extend(payload);
+        bytes
+    }
+
+    #[test]
+    fn a_run_of_counters_that_cannot_be_negated_is_refused() {
+        let lowest = [0xff; 9];
+        // Read by the decoder's fast loop and by its last one, at the start and after other numbers.
+        for before in [&[][..], &[2, 1], &[0x82, 0x01, 4]] {
+            for after in [&[][..], &[2], &[0; 20]] {
+                let bytes = with_payload(&[before, &lowest, after].concat());
+                assert!(
+                    matches!(Histogram::from_bytes(&bytes), Err(HistogramError::Decode(_))),
+                    "{bytes:x?}"
+                );
+            }
+        }
+        // The lowest number but one is a run past the end, in which nothing is counted.
+        let long = with_payload(&[&[0xfd][..], &[0xff; 8]].concat());
+        assert!(Histogram::from_bytes(&long).unwrap().summary().is_none());
+        assert_eq!(Histogram::from_bytes(&with_payload(&[2, 1, 4])).unwrap().summary().unwrap().count, 3);
+    }
 
     #[test]
     fn summary_of_one_to_ten_thousand() {
