@@ -2,10 +2,10 @@
 #![no_main]
 
 #[allow(dead_code, reason = "the harness uses the rest")]
-#[path = "../../probes/src/tracefs/format.rs"]
+#[path = "../../../probes/src/tracefs/format.rs"]
 mod format;
 #[allow(dead_code, reason = "the harness uses the rest")]
-#[path = "../../bench-harness/src/guest/joined/text.rs"]
+#[path = "../../../bench-harness/src/guest/joined/text.rs"]
 mod text;
 
 use libfuzzer_sys::fuzz_target;
