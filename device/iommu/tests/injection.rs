@@ -17,7 +17,7 @@ use std::{
 };
 
 use backends::{Call, EIO, Host};
-use support::{Rig, options};
+use support::{Random, Rig, options};
 use virtio_iommu::{
     DeviceOptions, EndpointPort,
     dma::Access,
@@ -49,21 +49,6 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 fn wanted_operations() -> u64 {
     std::env::var("INJECTION_OPERATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(30_000)
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-
-    fn of<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
 }
 
 /// A real endpoint as its driver knows it.

@@ -15,7 +15,7 @@ use std::{
     thread,
 };
 
-use support::{HIGH_RAM, Rig, options};
+use support::{HIGH_RAM, Random, Rig, options};
 use virtio_iommu::{
     EndpointPort,
     dma::{Access, DmaMemory},
@@ -37,17 +37,6 @@ const ENDPOINT: u32 = 8;
 
 fn wanted_accesses() -> u64 {
     std::env::var("STRESS_ACCESSES").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000)
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
 }
 
 /// What the endpoints found.

@@ -460,3 +460,21 @@ pub fn dma_write(port: &EndpointPort, iova: u64, bytes: &[u8]) -> bool {
     use virtio_iommu::dma::DmaMemory;
     port.pin().write(iova, bytes).is_ok()
 }
+
+/// Numbers that look random: xorshift of 64 bits, from any seed but 0.
+pub struct Random(pub u64);
+
+impl Random {
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    /// One of these.
+    pub fn of<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+}
