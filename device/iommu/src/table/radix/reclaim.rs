@@ -242,12 +242,10 @@ impl RadixTable {
             let slot = node.slot(index);
             let word = slot.load();
             self.counted(1);
-            let Entry::Table(child) = word.entry(guard) else {
-                if word.is_empty() {
-                    continue;
-                }
-                return ControlFlow::Break(());
-            };
+            if word.is_empty() {
+                continue;
+            }
+            let Entry::Table(child) = word.entry(guard) else { return ControlFlow::Break(()) };
             if self.budget.is_stopped() {
                 return ControlFlow::Break(());
             }
